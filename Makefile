@@ -1,0 +1,33 @@
+# `make figures` and `make test` are all a fresh machine needs. Every target sets up .venv first.
+PYTHON ?= python3
+DATA   ?= data/fruits-mini
+OUTPUT ?= output
+BIN    := .venv/bin
+
+.PHONY: figures test lab lint clean
+
+figures: .venv/.installed
+	$(BIN)/cliphelpers run --data $(DATA) --output $(OUTPUT) --pics pics
+
+test: .venv/.installed
+	$(BIN)/python -m pytest
+
+lab: .venv/.installed
+	$(BIN)/jupyter lab notebooks
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check cliphelpers tests
+
+.venv: .venv/.installed
+
+.venv/.installed: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.10 or later is needed; '$(PYTHON)' was not found. Install it or say which: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or later is needed; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Say which to use: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv $(OUTPUT) build *.egg-info
+	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

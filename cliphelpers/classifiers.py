@@ -1,0 +1,270 @@
+"""Classifiers on features: from text, from class means, from a cache of shots, linear probes.
+
+Features X are float32 (N, D), targets y are class numbers (N,), scores are float32 (N, C) with
+the predicted class at their maximum. A classifier with a hyper-parameter fits all its candidates
+in one ``fit``; ``scores`` then gives them all, (S, N, C), and :func:`fit_chosen` lets validation
+choose among them.
+"""
+
+import copy
+from contextlib import contextmanager
+
+import numpy as np
+import scipy.linalg
+import scipy.optimize
+import torch
+
+from cliphelpers.encoders import default_device, encode_text
+
+SMALL = 2e8  # products in a step; below it one thread is the fastest
+
+
+def normalize(X):
+    """Each row to length 1: float32, shape of X."""
+    return X / np.linalg.norm(X, axis=-1, keepdims=True).clip(1e-12)
+
+
+def text_weights(encoder, names, templates):
+    """Class weights from texts: for each class the mean direction of its prompts.
+
+    As in CLIP's own notebook: the embedding of each prompt is normalised, their mean over the
+    templates is taken and normalised again (Radford et al. 2021, section 3.1.4).
+
+    Parameters
+    ----------
+    encoder : Encoder
+        With a text side.
+    names : list of str, length C
+    templates : list of str
+        Each with {} where the name goes.
+
+    Returns
+    -------
+    float32 array, shape (C, E)
+        Rows of length 1; scores are ``normalize(X) @ weights.T``.
+    """
+    if not templates:
+        raise ValueError("No templates: give at least one, such as 'a photo of a {}.'")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f"The template {template!r} needs one {{}} where the name goes")
+    prompts = [template.replace("{}", name) for template in templates for name in names]
+    embeddings = normalize(encode_text(encoder, prompts))
+    return normalize(embeddings.reshape(len(templates), len(names), -1).mean(0))
+
+
+class NearestMean:
+    """The class whose mean of normalised features has the largest cosine similarity.
+
+    A prototypical network without training (Snell et al., Prototypical networks for few-shot
+    learning, 2017, section 2.3). It has no hyper-parameter, so S = 1.
+    """
+
+    candidates = (None,)
+
+    def fit(self, X, y, classes):
+        means = np.zeros((classes, X.shape[1]), np.float32)
+        np.add.at(means, y, normalize(X))
+        self.means_ = normalize(means)
+        return self
+
+    def scores(self, X):
+        return (normalize(X) @ self.means_.T)[None]
+
+
+class TipAdapter:
+    """Zero-shot scores plus a cache of the shots, without training.
+
+    ``scale * x W' + alpha * exp(-beta (1 - x F')) L`` with the text weights W, the features F of
+    the shots and their one-hot labels L (Zhang et al., Tip-Adapter: training-free adaption of
+    CLIP for few-shot classification, 2022, equations 3 to 6).
+
+    Parameters
+    ----------
+    weights : float32 array, shape (C, E)
+        Of :func:`text_weights`.
+    scale : float
+        CLIP's logit scale.
+    alphas, betas : sequences of float
+        Candidates are all pairs: the cache's share and its sharpness.
+    """
+
+    def __init__(self, weights, scale, alphas, betas):
+        self.weights, self.scale = weights, scale
+        self.candidates = [(alpha, beta) for alpha in alphas for beta in betas]
+
+    def fit(self, X, y, classes):
+        self.keys_, self.labels_ = normalize(X), np.eye(classes, dtype=np.float32)[y]
+        return self
+
+    def scores(self, X):
+        blocks = [self._block(X[start : start + 1024]) for start in range(0, len(X), 1024)]
+        return np.concatenate(blocks, axis=1)
+
+    def _block(self, X):
+        X = normalize(X)
+        text = self.scale * X @ self.weights.T
+        distance = 1 - X @ self.keys_.T
+        cached = {
+            beta: np.exp(-beta * distance) @ self.labels_
+            for _, beta in dict.fromkeys(self.candidates)
+        }
+        return np.stack([text + alpha * cached[beta] for alpha, beta in self.candidates])
+
+
+class Ridge:
+    """Linear least squares on one-hot targets, all strengths from one eigendecomposition.
+
+    Minimises ``mean |y - xW - b|^2 + strength |W|^2`` on standardised features; with the
+    eigenvectors V and values v of X'X / N, ``W = V (v + strength)^-1 V' X'Y / N``.
+
+    Parameters
+    ----------
+    strengths : sequence of float
+        Candidates; not negative.
+    """
+
+    def __init__(self, strengths):
+        self.candidates = _strengths(strengths)
+
+    def fit(self, X, y, classes):
+        self.mean_, self.std_ = _moments(X)
+        X = (X - self.mean_) / self.std_
+        onehot = np.eye(classes, dtype=np.float32)[y]
+        self.bias_ = onehot.mean(0)
+        values, vectors = scipy.linalg.eigh(X.T @ X / len(X), driver="evd")
+        cross = vectors.T @ (X.T @ (onehot - self.bias_) / len(X))
+        values = values.clip(0)[:, None]
+        self.coef_ = [vectors @ (cross / (values + s + 1e-7)) for s in self.candidates]
+        return self
+
+    def scores(self, X):
+        X = (X - self.mean_) / self.std_
+        return np.stack([X @ coef + self.bias_ for coef in self.coef_])
+
+
+class Logistic:
+    """Multinomial logistic regression by L-BFGS, from the strongest to the weakest penalty.
+
+    Minimises ``mean cross-entropy(x (prior + V) + b, y) + strength / 2 |V|^2``; each candidate
+    starts at the solution of the one before. scikit-learn's C is 1 / (N strength).
+
+    Parameters
+    ----------
+    strengths : sequence of float
+        Candidates; positive.
+    prior : float32 array, shape (D, C), optional
+        The weights that the penalty pulls to, such as ``scale * text_weights.T``; features are
+        then used as they are. Without it the prior is 0.
+    standardize : bool
+        Whether to bring each feature to mean 0 and variance 1 first; not with a prior.
+    tolerance : float
+        L-BFGS stops when a step lowers the loss by a smaller share, or when no component of the
+        gradient is larger.
+    device : str, optional
+    """
+
+    def __init__(self, strengths, prior=None, standardize=True, tolerance=1e-6, device=None):
+        self.candidates = _strengths(strengths)
+        self.prior, self.standardize = prior, standardize and prior is None
+        self.tolerance = tolerance
+        self.device = device or default_device()
+
+    def fit(self, X, y, classes):
+        zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
+        self.mean_, self.std_ = _moments(X) if self.standardize else (zero, one)
+        X = torch.from_numpy((X - self.mean_) / self.std_).to(self.device)
+        y = torch.from_numpy(y).to(self.device)
+        size = X.shape[1] * classes
+        prior = np.zeros((X.shape[1], classes)) if self.prior is None else self.prior
+        offset = X @ torch.from_numpy(prior.astype(np.float32)).to(self.device)
+
+        def loss_and_gradient(flat, strength):
+            free = torch.from_numpy(flat.astype(np.float32)).to(self.device)
+            V, b = free[:size].view(-1, classes), free[size:]
+            log_p = torch.log_softmax(offset + X @ V + b, dim=1)
+            loss = -log_p.gather(1, y[:, None]).double().mean() + strength / 2 * V.square().sum()
+            error = log_p.exp()
+            error[torch.arange(len(y)), y] -= 1
+            error /= len(y)
+            gradient = torch.cat([(X.T @ error + strength * V).reshape(-1), error.sum(0)])
+            return loss.item(), gradient.double().cpu().numpy()
+
+        flat = np.zeros(size + classes)
+        found = {}
+        options = {"maxiter": 1000, "gtol": self.tolerance, "ftol": self.tolerance}
+        with _few_threads(len(X) * size):
+            for strength in sorted(self.candidates, reverse=True):
+                flat = scipy.optimize.minimize(
+                    loss_and_gradient, flat, (strength,), "L-BFGS-B", jac=True, options=options
+                ).x
+                found[strength] = flat.astype(np.float32)
+        flats = [found[strength] for strength in self.candidates]
+        self.coef_ = [prior + flat[:size].reshape(-1, classes) for flat in flats]
+        self.bias_ = [flat[size:] for flat in flats]
+        return self
+
+    def scores(self, X):
+        X = (X - self.mean_) / self.std_
+        pairs = zip(self.coef_, self.bias_, strict=True)
+        return np.stack([(X @ coef + bias).astype(np.float32) for coef, bias in pairs])
+
+
+@contextmanager
+def _few_threads(products):
+    """One thread where a step has few products: waiting for each other would cost more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if products < SMALL else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _strengths(strengths):
+    if not strengths or min(strengths) < 0:
+        raise ValueError(f"Strengths must be numbers of at least 0, not {strengths}")
+    return list(strengths)
+
+
+def _moments(X):
+    """Mean and standard deviation of each feature; a constant one keeps its scale."""
+    std = X.std(0)
+    return X.mean(0), np.where(std > 1e-6, std, 1).astype(np.float32)
+
+
+def fit_chosen(classifier, X, y, train, val, fit):
+    """Let validation choose the candidate, then fit it alone on training and validation.
+
+    Parameters
+    ----------
+    classifier : NearestMean, TipAdapter, Ridge or Logistic
+    X : float32 array, shape (N, D)
+    y : int array, shape (N,)
+        Every class occurs.
+    train, val, fit : int arrays
+        Rows to fit the candidates on, to choose by accuracy on (of equals the first), and to fit
+        the chosen one on.
+
+    Returns
+    -------
+    classifier
+        A new one, with the chosen candidate alone.
+    """
+    classes = int(y.max()) + 1
+    chosen = copy.copy(classifier)
+    if len(classifier.candidates) > 1:
+        scores = copy.copy(classifier).fit(X[train], y[train], classes).scores(X[val])
+        best = int((scores.argmax(2) == y[val]).mean(1).argmax())
+        chosen.candidates = [classifier.candidates[best]]
+    return chosen.fit(X[fit], y[fit], classes)
+
+
+def fold_scores(classifier, X, y, folds):
+    """Scores of the test pictures of all folds, one fold after the other: float32 (M, C).
+
+    Each fold's candidate is chosen on its validation part: see :func:`fit_chosen`.
+    """
+    fitted = [fit_chosen(classifier, X, y, fold.train, fold.val, fold.fit) for fold in folds]
+    pairs = zip(fitted, folds, strict=True)
+    return np.concatenate([one.scores(X[fold.test])[0] for one, fold in pairs])

@@ -1,0 +1,70 @@
+"""The command ``cliphelpers``: run, check, download."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(arguments=None):
+    """Parse the arguments, do what they say, and return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.do(options)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"cliphelpers: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="cliphelpers", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="execute notebooks: pictures in, tables and figures out")
+    run.add_argument("notebook", nargs="*", help="such as 01_zero_shot or 01 (default: all)")
+    run.add_argument("--data", metavar="DIR", help="folder of pictures, or CSV manifest")
+    run.add_argument(
+        "-p", dest="parameters", nargs=2, action="append", metavar=("NAME", "VALUE"), default=[],
+        help="set a notebook parameter; VALUE is a Python literal, or a text as it is",
+    )  # fmt: skip
+    run.add_argument("--output", default="output", metavar="DIR", help="default: %(default)s")
+    run.set_defaults(do=_run)
+
+    check = commands.add_parser("check", help="list unreadable and odd pictures of a folder")
+    check.add_argument("folder", type=Path)
+    check.set_defaults(do=_check)
+
+    download = commands.add_parser("download", help="fetch a data set")
+    download.add_argument("dataset", choices=["fruits-360"])
+    download.add_argument("--to", type=Path, default=Path("fruits-360"), metavar="DIR")
+    download.set_defaults(do=_download)
+    return parser
+
+
+def _run(options):
+    from cliphelpers.runner import parse_value, run
+
+    parameters = {name: parse_value(value) for name, value in options.parameters}
+    if options.data:
+        parameters["data"] = options.data
+    run(options.notebook, parameters, options.output)
+    print(f"Tables, figures and executed notebooks are in {options.output}")
+    return 0
+
+
+def _check(options):
+    from cliphelpers.data import index_images
+    from cliphelpers.images import check_images
+
+    index = index_images(options.folder)
+    problems = check_images(index.path)
+    for path, problem in zip(problems.path, problems.problem, strict=True):
+        print(f"{path}: {problem}")
+    print(f"{len(index)} pictures, {len(problems)} with problems")
+    return 1 if len(problems) else 0
+
+
+def _download(options):
+    from cliphelpers.download import download_fruits_360
+
+    print(f"The pictures are in {download_fruits_360(options.to)}")
+    return 0

@@ -1,0 +1,140 @@
+"""Features of an index's pictures, computed once and kept on disk."""
+
+import hashlib
+import io
+import os
+import tempfile
+import warnings
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pooch
+from tqdm.auto import tqdm
+
+from cliphelpers.encoders import encode_batch, to_joint
+from cliphelpers.images import WORKERS, ImageError, read_image
+
+BATCH = 32
+SHARD = 32 * BATCH  # pictures; a shard always starts with a new batch
+CACHE_FORMAT = "1"  # part of every key: raise it when shards change
+
+
+def extract_features(encoder, index, joint=False, cache=None, batch=BATCH):
+    """Features of every picture of an index.
+
+    Pictures are decoded and resized by parallel threads, a few batches ahead of the encoder, and
+    travel as uint8. What has been computed is kept on disk under the content of each picture and
+    the encoder's key (weights, preprocessing, precision): an interrupted run goes on where it
+    stopped, and renaming or moving pictures costs nothing.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    index : DataFrame
+        Only the column ``path`` is used.
+    joint : bool
+        False for the features before the projection, which probes use (CLIP paper, section 3.2);
+        True for CLIP's joint embedding, which zero-shot uses. Both come from one computation.
+    cache : str or Path, optional
+        Folder; by default :func:`cache_folder`.
+    batch : int
+        Pictures in a batch on the device.
+
+    Returns
+    -------
+    float32 array, shape (N, D)
+        Row i belongs to ``index.iloc[i]``. Not normalised.
+
+    Raises
+    ------
+    ImageError
+        A picture cannot be read; the message names it. What was computed before is kept.
+    """
+    folder = Path(cache or cache_folder()) / "features" / f"{CACHE_FORMAT}-{encoder.key[:32]}"
+    paths = list(index.path)
+    digests = _digests(paths)
+    known = _read_shards(folder)
+    missing = {digest: path for digest, path in zip(digests, paths, strict=True)}
+    missing = [(digest, path) for digest, path in missing.items() if digest not in known]
+    if missing:
+        with tqdm(total=len(missing), unit="image", desc=encoder.name) as bar:
+            for start in range(0, len(missing), SHARD):
+                some, their_paths = zip(*missing[start : start + SHARD], strict=True)
+                rows = _encode(encoder, their_paths, batch, bar)
+                _write_shard(folder, some, rows)
+                known.update(zip(some, rows, strict=True))
+    features = np.stack([known[digest] for digest in digests])
+    return to_joint(encoder, features) if joint else features
+
+
+def cache_folder():
+    """The folder of what is kept: $CLIPHELPERS_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("CLIPHELPERS_CACHE") or pooch.os_cache("cliphelpers"))
+
+
+def _encode(encoder, paths, batch, bar):
+    """Features of some pictures, float32 (N, D), while threads prepare the next batches."""
+
+    def prepare(path):
+        return encoder.preprocess(read_image(path))
+
+    rows = []
+    with ThreadPoolExecutor(WORKERS) as pool:
+        ahead = deque()
+        for start in range(0, len(paths) + 2 * batch, batch):
+            ahead.append([pool.submit(prepare, path) for path in paths[start : start + batch]])
+            if len(ahead) > 2 and (ready := ahead.popleft()):
+                try:
+                    pictures = np.stack([future.result() for future in ready])
+                except ImageError as error:
+                    pool.shutdown(cancel_futures=True)
+                    message = f"{error}. `cliphelpers check FOLDER` lists all such pictures"
+                    raise ImageError(message) from error
+                rows.append(encode_batch(encoder, pictures))
+                bar.update(len(pictures))
+    return np.concatenate(rows)
+
+
+def _digests(paths):
+    """SHA-256 of each file's bytes."""
+
+    def digest(path):
+        try:
+            return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        except OSError as error:
+            raise ImageError(f"Cannot read {path}: {error.strerror}") from error
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return list(pool.map(digest, paths, chunksize=256))
+
+
+def _read_shards(folder):
+    """All that is kept in a folder: dict of picture digest to feature vector.
+
+    A shard's name is the SHA-256 of its bytes, so that a damaged one is found out; it is deleted
+    and its pictures are computed again.
+    """
+    known = {}
+    for path in sorted(folder.glob("*.npz")):
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != path.stem:
+            warnings.warn(f"{path} is damaged; its features are computed again", stacklevel=3)
+            path.unlink(missing_ok=True)
+            continue
+        shard = np.load(io.BytesIO(content))
+        known.update(zip(shard["digests"].tolist(), shard["features"], strict=True))
+    return known
+
+
+def _write_shard(folder, digests, features):
+    """Write atomically: a shard is there as a whole or not at all, whoever else writes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, digests=np.array(digests), features=features.astype(np.float32))
+    content = buffer.getvalue()
+    target = folder / f"{hashlib.sha256(content).hexdigest()}.npz"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
+        file.write(content)
+    os.replace(file.name, target)

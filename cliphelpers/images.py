@@ -1,0 +1,103 @@
+"""Reading pictures: every format to 8-bit RGB, every fault with the picture's path."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .png .bmp .gif .webp .tif .tiff .ppm .pgm .jp2 .avif .heic .heif".split()  # noqa: SIM905
+)
+SMALLEST_SIDE, LARGEST_SIDE, LONGEST_RATIO = 8, 10_000, 8
+WORKERS = min(os.cpu_count() or 1, 16)
+
+
+class ImageError(ValueError):
+    """A picture that cannot be read. The message names it and what to do."""
+
+
+def read_image(path):
+    """Decode one picture to 8-bit RGB, as a person sees it.
+
+    The EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled to
+    8 bits, palettes, grey and CMYK are converted; of an animation the first frame is taken.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    PIL.Image.Image
+        Mode "RGB".
+
+    Raises
+    ------
+    ImageError
+        The file is missing, no picture, truncated, too large or in a format that Pillow
+        cannot read here.
+    """
+    try:
+        with Image.open(path) as picture:
+            return _to_rgb(ImageOps.exif_transpose(picture))
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        raise ImageError(f"Cannot read {path}: {_reason(path, error)}") from error
+
+
+def _to_rgb(picture):
+    if picture.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
+        grey = np.asarray(picture).astype(np.int64) >> 8  # 16 bits to 8
+        picture = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    if picture.mode == "F":
+        raise ValueError("its pixels are floats without a stated range; save it with 8 or 16 bits")
+    return picture.convert("RGB")
+
+
+def _reason(path, error):
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if Path(path).suffix.lower() in (".heic", ".heif"):
+        return "HEIC is not supported; convert it to JPEG"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "the file is empty" if os.path.getsize(path) == 0 else "the file is no picture"
+    return str(error) or type(error).__name__
+
+
+def check_images(paths):
+    """Read every picture and list the ones that are unreadable or odd.
+
+    Odd means: a side under 8 or over 10,000 pixels, or a side 8 times as long as the other.
+
+    Parameters
+    ----------
+    paths : sequence of str
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``path`` and ``problem``, a row for each picture with one, in the given order.
+    """
+    paths = list(paths)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        problems = list(tqdm(pool.map(_problem, paths), total=len(paths), unit="image"))
+    rows = [(path, problem) for path, problem in zip(paths, problems, strict=True) if problem]
+    return pd.DataFrame(rows, columns=["path", "problem"], dtype=str)
+
+
+def _problem(path):
+    try:
+        width, height = read_image(path).size
+    except ImageError as error:
+        return str(error).removeprefix(f"Cannot read {path}: ")
+    short, long = sorted((width, height))
+    if short < SMALLEST_SIDE or long > LARGEST_SIDE or long > LONGEST_RATIO * short:
+        return f"odd size {width}x{height}"
+    return ""

@@ -1,0 +1,309 @@
+"""The figures of the series, in one style that is safe for colour-blind readers."""
+
+from itertools import product
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.ticker import NullLocator, PercentFormatter
+from PIL import Image
+
+from cliphelpers.images import read_image
+
+COLOURS = sns.color_palette("colorblind")
+RIGHT, WRONG = COLOURS[2], COLOURS[3]
+SPLIT_TITLES = {
+    "official": "official split\n(test frames from the training clips)",
+    "by_clip": "whole clips held out\n(each clip tested once)",
+    "random": "random split",
+}
+WIDTH = 9  # inches, at 110 dpi about the width of a README
+
+
+def set_style():
+    """Use the style of the series for all figures that follow."""
+    sns.set_theme(context="notebook", style="whitegrid", palette=COLOURS)
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "savefig.dpi": 160,
+            "figure.constrained_layout.use": True,
+            "axes.titlesize": "medium",
+            "axes.titlelocation": "left",
+            "figure.titlesize": "large",
+            "figure.titleweight": "bold",
+        }
+    )
+
+
+def save_fig(figure, output, name):
+    """Write a figure as ``<output>/pics/<name>.jpg``."""
+    path = Path(output) / "pics" / f"{name}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, pil_kwargs={"quality": 88, "optimize": True})
+
+
+def _title(figure, title):
+    figure.suptitle(title, x=0.01, ha="left")
+
+
+def picture_grid(paths, captions, colours, rows, row_titles=(), title=""):
+    """Pictures in rows, each with a caption below.
+
+    Parameters
+    ----------
+    paths, captions, colours : lists, length N
+    rows : int
+    row_titles : list of str
+        A line above each row.
+    title : str
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    columns = -(-len(paths) // rows)
+    size = (WIDTH, rows * (WIDTH / columns * 0.9 + 0.55))
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, path, caption, colour in zip(axes.flat, paths, captions, colours, strict=False):
+        axis.imshow(read_image(path).resize((160, 160), Image.Resampling.BICUBIC))
+        axis.text(
+            0.5, -0.04, caption, transform=axis.transAxes, color=colour, fontsize=8.5,
+            ha="center", va="top", linespacing=1.15,
+        )  # fmt: skip
+    for row, row_title in enumerate(row_titles):
+        axes[row, 0].set_title(row_title, fontsize=10)
+    _title(figure, title)
+    return figure
+
+
+def bars(labels, values, title, xlabel):
+    """A few numbers as labelled horizontal bars, top down: matplotlib Figure."""
+    figure, axis = plt.subplots(figsize=(WIDTH * 0.75, 0.9 + 0.35 * len(labels)))
+    patches = axis.barh(range(len(labels)), values, color=COLOURS[0])
+    axis.bar_label(patches, fmt="{:.1%}", padding=3)
+    axis.set_yticks(range(len(labels)), labels)
+    axis.invert_yaxis()
+    axis.margins(x=0.12)
+    axis.set_xlabel(xlabel)
+    axis.xaxis.set_major_formatter(PercentFormatter(1))
+    _title(figure, title)
+    return figure
+
+
+def dots(table, y, title, xlabel="accuracy"):
+    """Accuracies with their intervals as dots, a panel for each split and a colour an encoder.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Result rows; columns split, encoder, value, low, high and the one that ``y`` names.
+    y : str
+        What stands on the vertical axis, top down in the order of the table.
+    title : str
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    splits, names = _values(table, "split"), _values(table, y)
+    encoders = _values(table, "encoder")
+    height = 1.6 + 0.24 * len(names) * max(len(encoders), 1.4)
+    figure, axes = plt.subplots(
+        1, len(splits), figsize=(WIDTH, height), sharey=True, sharex=True, squeeze=False
+    )
+    for axis, split in zip(axes.flat, splits, strict=True):
+        for number, encoder in enumerate(encoders):
+            part = table[(table.split == split) & (table.encoder == encoder)]
+            shift = 0.18 * (number - (len(encoders) - 1) / 2)
+            places = [names.index(name) + shift for name in part[y]]
+            _dots(axis, part, places, COLOURS[number], encoder)
+        axis.set(title=SPLIT_TITLES.get(split, split), xlabel=xlabel)
+        axis.set_yticks(range(len(names)), names)
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_xlim(left=0)
+    if len(encoders) > 1:
+        figure.legend(
+            *axes[0, 0].get_legend_handles_labels(), ncols=len(encoders), loc="outside lower center"
+        )
+    _title(figure, title)
+    return figure
+
+
+def _dots(axis, part, places, colour, label, marker="o"):
+    spread = [part.value - part.low, part.high - part.value]
+    axis.errorbar(
+        part.value, places, xerr=spread, fmt=marker, color=colour, label=label, capsize=3, ms=6
+    )
+
+
+def probe_plot(table, baselines, title):
+    """Linear probes as dots with intervals, baselines as lines, a panel for each split.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Result rows of the encoders, methods as markers.
+    baselines : DataFrame
+        Result rows whose ``encoder`` names the baseline.
+    title : str
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    splits, names, methods = (_values(table, column) for column in ("split", "encoder", "method"))
+    height = 2.3 + 0.7 * len(names)
+    figure, axes = plt.subplots(
+        1, len(splits), figsize=(WIDTH, height), sharey=True, sharex=True, squeeze=False
+    )
+    for axis, split in zip(axes.flat, splits, strict=True):
+        for number, method in enumerate(methods):
+            part = table[(table.split == split) & (table.method == method)]
+            shift = 0.24 * (number - (len(methods) - 1) / 2)
+            places = [names.index(name) + shift for name in part.encoder]
+            _dots(axis, part, places, COLOURS[number], method, "os^"[number % 3])
+            side = (0, 7) if number == 0 else (0, -15)
+            for value, place in zip(part.value, places, strict=True):
+                axis.annotate(
+                    f"{value:.1%}", (value, place), side, textcoords="offset points",
+                    ha="center", fontsize=8, color=COLOURS[number],
+                )  # fmt: skip
+        _baseline_lines(axis, baselines[baselines.split == split])
+        axis.set(title=SPLIT_TITLES.get(split, split), xlabel="top-1 accuracy", xlim=(0, 1.02))
+        axis.set_yticks(range(len(names)), names)
+        axis.set_ylim(len(names) - 0.35, -0.65)
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9
+    )
+    _title(figure, title)
+    return figure
+
+
+def _baseline_lines(axis, baselines):
+    for number, row in enumerate(baselines.itertuples()):
+        colour, style = COLOURS[7 if number else 3], ("--", ":", "-.")[number % 3]
+        axis.axvline(row.value, color=colour, linestyle=style, lw=1.6, label=row.encoder)
+        axis.annotate(
+            f"{row.value:.0%}", (row.value, 0.02), (-3, 0), xycoords=("data", "axes fraction"),
+            textcoords="offset points", ha="right", fontsize=9, color=colour,
+        )  # fmt: skip
+
+
+def curves(table, x, hue, title, xlabel, lines=None):
+    """Accuracy against a number: a panel for each split (across) and encoder (down).
+
+    Parameters
+    ----------
+    table : DataFrame
+        Result rows; several seeds become a line through their means and a ribbon of twice their
+        standard error, one seed a line with its own interval.
+    x, hue : str
+        The columns on the horizontal axis, with a logarithmic scale, and of the colours.
+    title, xlabel : str
+    lines : DataFrame, optional
+        Result rows drawn as horizontal lines, labelled by their method.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    splits, hues = _values(table, "split"), _values(table, hue)
+    encoders = _values(table, "encoder") if hue != "encoder" else [None]
+    figure, axes = plt.subplots(
+        len(encoders), len(splits), figsize=(WIDTH, 1 + 3.4 * len(encoders)),
+        sharex=True, sharey=True, squeeze=False,
+    )  # fmt: skip
+    for axis, (encoder, split) in zip(axes.flat, product(encoders, splits), strict=True):
+        part = table[table.split == split]
+        part = part if encoder is None else part[part.encoder == encoder]
+        for number, value in enumerate(hues):
+            _ribbon(axis, part[part[hue] == value], x, COLOURS[number], value)
+        if lines is not None:
+            _level_lines(axis, lines[(lines.split == split) & (lines.encoder == encoder)])
+        heading = SPLIT_TITLES.get(split, split)
+        axis.set(title=heading if encoder is None else f"{encoder}: {heading}")
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sorted(set(part[x])), [str(value) for value in sorted(set(part[x]))])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+    for axis in axes[-1]:
+        axis.set_xlabel(xlabel)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("top-1 accuracy")
+    axes[0, 0].set_ylim(0, 1)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9
+    )
+    _title(figure, title)
+    return figure
+
+
+def _ribbon(axis, part, x, colour, label):
+    groups = part.groupby(x)
+    mean = groups.value.mean()
+    if (groups.size() > 1).all():
+        spread = 2 * groups.value.sem()
+        low, high = mean - spread, mean + spread
+    else:
+        low, high = groups.low.mean(), groups.high.mean()
+    axis.plot(mean.index, mean, "o-", color=colour, label=label, ms=4)
+    axis.fill_between(mean.index, low, high, color=colour, alpha=0.2, lw=0)
+
+
+def _level_lines(axis, lines):
+    for number, row in enumerate(lines.itertuples()):
+        style = ("--", ":")[number % 2]
+        axis.axhline(row.value, color="0.35", linestyle=style, lw=1.4, label=row.method)
+
+
+def confusion_matrix(y, predicted, labels, title, most=20):
+    """Shares of predictions for the classes with the most errors, rows adding up to 1.
+
+    Parameters
+    ----------
+    y, predicted : int arrays, shape (N,)
+    labels : list of str, length C
+    title : str
+    most : int
+        How many classes to show; the other predictions are a last column.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    classes = len(labels)
+    counts = np.bincount(y * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    tested = np.flatnonzero(counts.sum(1))
+    shown = np.sort(tested[np.argsort(np.diag(shares)[tested], kind="stable")][:most])
+    matrix = shares[np.ix_(shown, shown)]
+    names = [labels[number] for number in shown]
+    columns = names
+    if len(shown) < classes:
+        matrix = np.column_stack([matrix, 1 - matrix.sum(1)])
+        columns = [*names, "others"]
+    figure, axis = plt.subplots(figsize=(WIDTH, 1.8 + 0.3 * len(shown)))
+    sns.heatmap(
+        matrix,
+        ax=axis,
+        cmap="viridis",
+        vmin=0,
+        vmax=1,
+        xticklabels=columns,
+        yticklabels=names,
+        cbar_kws={"label": "share of the true class", "format": PercentFormatter(1)},
+    )
+    axis.tick_params(labelsize=8)
+    axis.set(xlabel="predicted", ylabel="true")
+    _title(figure, title)
+    return figure
+
+
+def _values(table, column):
+    return list(dict.fromkeys(table[column]))

@@ -1,0 +1,91 @@
+"""Small fixtures that several test files share."""
+
+import clip
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image, ImageDraw
+
+SHAPES = {"Apple Red 1": "ellipse", "Banana": "rectangle", "Fig": "ellipse", "Kiwi": "rectangle"}
+COLOURS = [(200, 30, 40), (230, 200, 40), (90, 40, 110), (110, 140, 50)]
+
+
+@pytest.fixture
+def draw(tmp_path):
+    """A function that writes a small picture below tmp_path and returns its path."""
+
+    def write(name, size=(12, 10), seed=0):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+        return path
+
+    return write
+
+
+def _shape(shape, colour, place, size, rng):
+    """A coloured shape with noise on white, 100x100."""
+    picture = Image.new("RGB", (100, 100), "white")
+    box = [*place, place[0] + size, place[1] + 0.7 * size]
+    getattr(ImageDraw.Draw(picture), shape)(box, fill=colour)
+    noisy = np.asarray(picture) + rng.normal(0, 12, (100, 100, 3))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def fruits(tmp_path_factory):
+    """A folder in Fruits-360's layout: 4 classes of 3 clips of 4 training and 2 test frames."""
+    root, rng = tmp_path_factory.mktemp("data") / "tiny-fruits", np.random.default_rng(0)
+    for (label, shape), colour in zip(SHAPES.items(), COLOURS, strict=True):
+        for clip_name in ("", "r_", "r2_"):
+            size, tint = rng.integers(40, 60), rng.normal(0, 15, 3)
+            for frame in range(6):
+                path = root / ("Test" if frame > 3 else "Training") / label
+                path.mkdir(parents=True, exist_ok=True)
+                place = rng.integers(5, 40, 2)
+                hue = tuple(int(v) for v in np.clip(np.add(colour, tint), 0, 255))
+                picture = _shape(shape, hue, [int(v) for v in place], int(size), rng)
+                picture.save(path / f"{clip_name}{frame}_100.jpg", quality=92)
+    return root
+
+
+def _save_clip(path, vision_layers, vision_width, vision_patch_size, seed):
+    """A CLIP with random weights in CLIP's own file format."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = clip.model.CLIP(
+            embed_dim=32, image_resolution=64, vision_layers=vision_layers,
+            vision_width=vision_width, vision_patch_size=vision_patch_size, context_length=77,
+            vocab_size=49408, transformer_width=64, transformer_heads=1, transformer_layers=1,
+        )  # fmt: skip
+        for name, value in model.state_dict().items():
+            if value.ndim == 1 and value.is_floating_point():  # initialised to 0 or 1
+                value.add_(torch.rand_like(value) if "var" in name else torch.randn_like(value) / 3)
+        clip.model.convert_weights(model)
+    torch.save(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def clip_vit(tmp_path_factory):
+    """File of a tiny ViT CLIP, 64 px."""
+    return _save_clip(tmp_path_factory.mktemp("weights") / "tiny-vit.pt", 1, 64, 32, seed=1)
+
+
+@pytest.fixture(scope="session")
+def clip_rn(tmp_path_factory):
+    """File of a tiny ModifiedResNet CLIP, 64 px."""
+    path = tmp_path_factory.mktemp("weights") / "tiny-rn.pt"
+    return _save_clip(path, (1, 1, 1, 1), 8, None, seed=2)
+
+
+@pytest.fixture(scope="session")
+def timm_file(tmp_path_factory):
+    """Spec of a small timm model with random weights in a file."""
+    path = tmp_path_factory.mktemp("weights") / "small.pt"
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), path)
+    return f"timm:mobilenetv3_small_050@{path}"
