@@ -3,11 +3,13 @@ PYTHON ?= python3
 DATA   ?= data/fruits-mini
 OUTPUT ?= output
 BIN    := .venv/bin
+EMBEDDED := data/fruits-mini
 
 .PHONY: figures test lab lint clean
 
 figures: .venv/.installed
-	$(BIN)/cliphelpers run --data $(DATA) --output $(OUTPUT) --pics pics
+	$(BIN)/cliphelpers run --data "$(DATA)" --output "$(OUTPUT)"
+	@if [ "$(DATA)" = "$(EMBEDDED)" ]; then cp "$(OUTPUT)"/pics/*.jpg pics/; fi  # the README's gallery
 
 test: .venv/.installed
 	$(BIN)/python -m pytest

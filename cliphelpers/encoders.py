@@ -259,20 +259,19 @@ def load_encoder(spec, precision="fp32", device=None):
 
 
 def load_clips(specs):
-    """Make the encoders whose text begins with "clip:": list of Encoder, never empty."""
-    return _load_some(specs, "clip", lambda spec: spec.startswith("clip:"))
+    """Make the encoders among ``specs`` that are CLIPs, since only they have a text side.
 
+    So one list of encoders can go to all notebooks.
 
-def load_imagenet(specs):
-    """Make the encoders whose text does not begin with "clip:": list of Encoder, never empty."""
-    return _load_some(specs, "timm, torchvision or module", lambda spec: spec[:5] != "clip:")
-
-
-def _load_some(specs, kinds, wanted):
-    """One list of encoders can go to all notebooks; each takes its own kind."""
-    if not any(map(wanted, specs)):
-        raise EncoderError(f"There is no encoder of the kind {kinds} in {specs}")
-    return [load_encoder(spec) for spec in specs if wanted(spec)]
+    Returns
+    -------
+    list of Encoder
+        Never empty.
+    """
+    clips = [spec for spec in specs if spec.startswith("clip:")]
+    if not clips:
+        raise EncoderError(f"There is no CLIP (clip:NAME or clip:FILE) among the encoders {specs}")
+    return [load_encoder(spec) for spec in clips]
 
 
 def random_twin(encoder, seed=0):

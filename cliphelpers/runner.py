@@ -49,9 +49,11 @@ def run(names=(), parameters=None, output="output"):
     """
     paths = find_notebooks(names)
     defaults = {path.stem: _defaults(path) for path in paths}
-    given = {name: _absolute(value) for name, value in (parameters or {}).items()}
+    typed = {"output": str(output)} | (parameters or {})
+    given = {name: _absolute(value) for name, value in typed.items()}
     _check(given, defaults)
     output = Path(output).resolve()
+    given["output"] = str(output)
     (output / "notebooks").mkdir(parents=True, exist_ok=True)
     record = _environment() | {"notebooks": {}}
     notebooks = {path.stem: papermill.iorw.load_notebook_node(str(path)) for path in paths}
@@ -61,12 +63,12 @@ def run(names=(), parameters=None, output="output"):
         _Engine.bar = bar
         for path in paths:
             bar.set_description(path.stem)
-            mine = {"output": str(output)} | given
-            mine = {name: mine[name] for name in defaults[path.stem] if name in mine}
+            own = defaults[path.stem]
+            mine = {name: value for name, value in given.items() if name in own}
             start = time.perf_counter()
             _execute(path, output / "notebooks" / path.name, mine)
             record["notebooks"][path.stem] = {
-                "parameters": defaults[path.stem] | mine,
+                "parameters": own | {name: typed[name] for name in mine},
                 "seconds": round(time.perf_counter() - start, 1),
             }
             (output / "run.json").write_text(json.dumps(record, indent=2, ensure_ascii=False))

@@ -1,0 +1,100 @@
+"""Write the result tables of README.md from the tables of committed runs.
+
+    python report/tables.py            # after copying a run's results/ and run.json to
+                                       # report/results/embedded or report/results/photographs
+
+Each table stands between two comments that name it; everything else is left as it is.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "report" / "results"
+SPLITS = {"official": "official split", "by_clip": "whole clips held out"}
+
+
+def read(run):
+    """All result rows of a committed run."""
+    return pd.concat(map(pd.read_csv, sorted((RESULTS / run).glob("*.csv"))), ignore_index=True)
+
+
+def interval(row):
+    """A value and its interval in percent, such as 12.3 % (10.1 to 14.5)."""
+    return f"{row.value * 100:.1f} % ({row.low * 100:.1f} to {row.high * 100:.1f})"
+
+
+def accuracies(run):
+    """Zero-shot and linear probes: a row for each encoder and method, a column for each split."""
+    rows = read(run)
+    rows = rows[rows.shots.isna() & rows.metric.isin(["top-1", "top-5"])]
+    zero = rows[rows.experiment == "01_zero_shot"].assign(
+        method=lambda table: "zero-shot, " + table.metric
+    )
+    probes = rows[rows.experiment.str[:2].isin(["03", "04"]) & (rows.metric == "top-1")]
+    probes = probes.drop_duplicates(["split", "encoder", "method"])
+    return _pivot(pd.concat([zero, probes]), ["encoder", "method"])
+
+
+def shots(run):
+    """k-shot: for each encoder, split and method the mean over seeds at each k."""
+    rows = read(run)
+    rows = rows[(rows.experiment == "02_k_shot") & rows.shots.notna()]
+    keys = ["encoder", "split", "method"]
+    table = rows.groupby([*keys, "shots"], sort=False).value.mean().unstack("shots")
+    lines = [[*key, *(f"{value * 100:.1f}" for value in row)] for key, *row in table.itertuples()]
+    lines = [[encoder, SPLITS[split], *rest] for encoder, split, *rest in lines]
+    return _markdown(["encoder", "split", "head", *(f"k={int(k)}" for k in table.columns)], lines)
+
+
+def differences(run):
+    """Paired differences of encoders by logistic regression."""
+    rows = read(run)
+    rows = rows[rows.metric == "top-1 difference"]
+    return _pivot(rows, ["encoder"])
+
+
+def minutes(run):
+    """Minutes of each notebook of a committed run."""
+    record = json.loads((RESULTS / run / "run.json").read_text())["notebooks"]
+    seconds = {name: one["seconds"] for name, one in record.items()}
+    lines = [[name, f"{value / 60:.1f}"] for name, value in seconds.items()]
+    return _markdown(
+        ["notebook", "minutes"], [*lines, ["all", f"{sum(seconds.values()) / 60:.1f}"]]
+    )
+
+
+def _pivot(rows, keys):
+    splits = [split for split in SPLITS if split in set(rows.split)]
+    cells = rows.assign(cell=[interval(row) for row in rows.itertuples()])
+    lines = []
+    for key, group in cells.groupby(keys, sort=False):
+        found = dict(zip(group.split, group.cell, strict=True))
+        lines.append([*key, *(found.get(split, "") for split in splits)])
+    return _markdown([*keys, *(SPLITS[split] for split in splits)], lines)
+
+
+def _markdown(head, lines):
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
+
+
+TABLES = {"accuracies": accuracies, "shots": shots, "differences": differences, "minutes": minutes}
+
+
+def fill(text):
+    """The README's text with every table made anew."""
+
+    def table(match):
+        name, run = match[1], match[2]
+        return f"<!-- {name} {run} -->\n{TABLES[name](run)}\n<!-- end -->"
+
+    return re.sub(r"<!-- (\w+) (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    filled = fill(readme.read_text(encoding="utf-8"))
+    readme.write_text(filled, encoding="utf-8")
