@@ -52,14 +52,13 @@ def _run(options):
 
 
 def _check(options):
-    from cliphelpers.data import index_images
-    from cliphelpers.images import check_images
+    from cliphelpers.images import check_images, find_images
 
-    index = index_images(options.folder)
-    problems = check_images(index.path)
+    paths = find_images(options.folder)
+    problems = check_images(paths)
     for path, problem in zip(problems.path, problems.problem, strict=True):
         print(f"{path}: {problem}")
-    print(f"{len(index)} pictures, {len(problems)} with problems")
+    print(f"{len(paths)} pictures, {len(problems)} with problems")
     return 1 if len(problems) else 0
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cliphelpers.images import SUFFIXES
+from cliphelpers.images import find_images
 
 COLUMNS = ["path", "label", "split", "clip"]
 SPLIT_FOLDERS = {
@@ -88,7 +88,7 @@ def _from_folders(root):
     else:
         sources = [(root, "")]
     rows = [
-        (str(path), unicodedata.normalize("NFC", folder.name), split)
+        (path, unicodedata.normalize("NFC", folder.name), split)
         for source, split in sources
         for folder in _folders(source)
         for path in _pictures(folder)
@@ -112,21 +112,10 @@ def _scan(folder):
 
 
 def _pictures(folder):
-    found = []
-
-    def refuse(error):
-        raise error
-
-    for directory, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(directory, name) for name in files if _is_picture(name)]
+    found = find_images(folder)
     if not found:
         warnings.warn(f"The class folder {folder} is empty and is left out", stacklevel=5)
     return found
-
-
-def _is_picture(name):
-    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 
 def _clips(paths):

@@ -53,6 +53,8 @@ class Preprocess:
         Pillow's, which smooths when it shrinks.
     mean, std : tuple of 3 float
         Of the channels R, G, B in [0, 1].
+    squash : bool
+        Whether both sides are brought to ``resize``, whatever the picture's aspect ratio.
     """
 
     size: int = 224
@@ -60,11 +62,13 @@ class Preprocess:
     interpolation: str = "bicubic"
     mean: tuple = IMAGENET_MEAN
     std: tuple = IMAGENET_STD
+    squash: bool = False
 
     def __call__(self, picture):
         """RGB picture -> uint8 array, shape (size, size, 3)."""
         method = transforms.InterpolationMode(self.interpolation)
-        picture = transforms.resize(picture, self.resize, method)
+        sides = [self.resize, self.resize] if self.squash else self.resize
+        picture = transforms.resize(picture, sides, method)
         return np.asarray(transforms.center_crop(picture, self.size))
 
 
@@ -107,11 +111,11 @@ class Encoder:
             raise EncoderError(f"Unknown precision {self.precision!r}: use {', '.join(PRECISIONS)}")
         for part in filter(None, (self.module, self.text, self.projection)):
             part.eval().requires_grad_(False).to(self.device)
+            for key, value in part.state_dict().items():
+                if value.is_floating_point() and not value.isfinite().all():
+                    raise EncoderError(f"The weights of {self.name} are not finite numbers: {key}")
         if any(isinstance(layer, nn.Conv2d) for layer in self.module.modules()):
             self.module.to(memory_format=torch.channels_last)
-        for key, value in self.module.state_dict().items():
-            if value.is_floating_point() and not value.isfinite().all():
-                raise EncoderError(f"The weights of {self.name} are not finite numbers: {key}")
 
     @cached_property
     def fingerprint(self):
@@ -365,12 +369,14 @@ def _load_timm(rest):
         _unknown("timm", name, timm.list_models())
     if file:
         model = timm.create_model(name, num_classes=0)
-        heads = model.pretrained_cfg["classifier"]
+        heads = model.pretrained_cfg["classifier"] or []
         _load_state(model, file, [heads] if isinstance(heads, str) else heads, f"timm:{name}")
     else:
         model = _download(f"timm:{name}", lambda: timm.create_model(name, True, num_classes=0))
     config = timm.data.resolve_model_data_config(model)
-    size = config["input_size"][-1]
+    channels, height, size = config["input_size"]
+    if (channels, height) != (3, size) or config["crop_mode"] not in ("center", "squash"):
+        raise EncoderError(f"timm:{name} wants pictures prepared in a way that is not supported")
     return Encoder(
         name,
         model,
@@ -380,6 +386,7 @@ def _load_timm(rest):
             config["interpolation"],
             config["mean"],
             config["std"],
+            squash=config["crop_mode"] == "squash",
         ),
     )
 
@@ -391,6 +398,8 @@ def _load_torchvision(rest):
     weights = torchvision.models.get_model_weights(name).DEFAULT
     if file:
         model = torchvision.models.get_model(name, weights=None)
+        if hasattr(model, "transform_input"):
+            model.transform_input = True  # as torchvision does for its weights of Inception
         head = _remove_head(model)
         _load_state(model, file, [head], f"torchvision:{name}")
     else:
@@ -413,7 +422,10 @@ def _load_torchvision(rest):
 
 def _remove_head(model):
     """Replace the last linear layer by the identity, so that its input is the feature."""
-    head = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)][-1]
+    linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    if not linear:
+        raise EncoderError(f"{type(model).__name__} has no linear layer whose input is a feature")
+    head = linear[-1]
     parent, _, child = head.rpartition(".")
     setattr(model.get_submodule(parent), child, nn.Identity())
     return head

@@ -71,6 +71,29 @@ def _reason(path, error):
     return str(error) or type(error).__name__
 
 
+def find_images(folder):
+    """Paths of the pictures in a folder and below, sorted; hidden files and folders are ignored.
+
+    Raises
+    ------
+    OSError
+        A folder cannot be read.
+    """
+
+    def refuse(error):
+        raise error
+
+    found = []
+    for directory, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(directory, name) for name in files if _is_picture(name)]
+    return sorted(found)
+
+
+def _is_picture(name):
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+
+
 def check_images(paths):
     """Read every picture and list the ones that are unreadable or odd.
 

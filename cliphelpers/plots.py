@@ -190,8 +190,9 @@ def _baseline_lines(axis, baselines):
         colour, style = COLOURS[7 if number else 3], ("--", ":", "-.")[number % 3]
         axis.axvline(row.value, color=colour, linestyle=style, lw=1.6, label=row.encoder)
         axis.annotate(
-            f"{row.value:.0%}", (row.value, 0.02), (-3, 0), xycoords=("data", "axes fraction"),
-            textcoords="offset points", ha="right", fontsize=9, color=colour,
+            f"{row.value:.0%}", (row.value, 0.02), (3 if number else -3, 0),
+            xycoords=("data", "axes fraction"), textcoords="offset points",
+            ha="left" if number else "right", fontsize=9, color=colour,
         )  # fmt: skip
 
 

@@ -16,9 +16,12 @@ import torch
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
+from traitlets.config import Config
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
+# Sockets in the file system: no ports, which two kernels started at once could race for
+KERNEL = Config(KernelManager={"transport": "tcp" if os.name == "nt" else "ipc"})
 PACKAGES = ["torch", "torchvision", "timm", "clip-anytorch", "numpy", "scipy", "scikit-learn"]
 
 
@@ -58,6 +61,7 @@ def run(names=(), parameters=None, output="output"):
     record = _environment() | {"notebooks": {}}
     notebooks = {path.stem: papermill.iorw.load_notebook_node(str(path)) for path in paths}
     cells = sum(_is_code(cell) for book in notebooks.values() for cell in book.cells)
+    cells += len(paths)  # papermill adds one with the parameters
     papermill_engines.register("cliphelpers", _Engine)
     with tqdm(total=cells, unit="cell", file=sys.stderr) as bar:
         _Engine.bar = bar
@@ -105,6 +109,7 @@ def _execute(path, target, parameters):
             kernel_name="python3",
             progress_bar=False,
             cwd=NOTEBOOKS,
+            config=KERNEL,
         )
     except PapermillExecutionError as error:
         source = error.source.strip().splitlines()
