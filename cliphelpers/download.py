@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pooch
 import requests
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from cliphelpers.images import check_images
 

@@ -69,7 +69,7 @@ class Preprocess:
         method = transforms.InterpolationMode(self.interpolation)
         sides = [self.resize, self.resize] if self.squash else self.resize
         picture = transforms.resize(picture, sides, method)
-        return np.asarray(transforms.center_crop(picture, self.size))
+        return np.array(transforms.center_crop(picture, self.size))
 
 
 @dataclass
@@ -107,8 +107,7 @@ class Encoder:
     device: str = field(default_factory=lambda: default_device())
 
     def __post_init__(self):
-        if self.precision not in PRECISIONS:
-            raise EncoderError(f"Unknown precision {self.precision!r}: use {', '.join(PRECISIONS)}")
+        _check_precision(self.precision)
         for part in filter(None, (self.module, self.text, self.projection)):
             part.eval().requires_grad_(False).to(self.device)
             for key, value in part.state_dict().items():
@@ -138,6 +137,11 @@ class Encoder:
         precision."""
         parts = [self.fingerprint, self.precision, *map(str, asdict(self.preprocess).items())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _check_precision(precision):
+    if precision not in PRECISIONS:
+        raise EncoderError(f"Unknown precision {precision!r}: use {', '.join(PRECISIONS)}")
 
 
 def default_device():
@@ -258,6 +262,7 @@ def load_encoder(spec, precision="fp32", device=None):
     kind, _, rest = spec.partition(":")
     if kind not in LOADERS or not rest:
         raise EncoderError(f"Unknown encoder {spec!r}: begin with {', '.join(LOADERS)} and a colon")
+    _check_precision(precision)
     encoder = LOADERS[kind](rest)
     return replace(encoder, precision=precision, device=device or encoder.device)
 
@@ -502,7 +507,8 @@ def _download(spec, load):
 
 def _unknown(kind, name, names):
     def likeness(other):  # many names are long, and what was typed is like their beginning
-        return difflib.SequenceMatcher(None, name, other[: len(name)]).ratio()
+        parts = other[: len(name)], other
+        return [difflib.SequenceMatcher(None, name, part).ratio() for part in parts]
 
     near = sorted(names, key=likeness, reverse=True)[:3]
     raise EncoderError(f"{kind} has no model {name!r}: did you mean {' or '.join(near)}?")

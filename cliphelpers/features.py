@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pooch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from cliphelpers.encoders import encode_batch, to_joint
 from cliphelpers.images import WORKERS, ImageError, read_image
