@@ -243,8 +243,8 @@ def fit_chosen(classifier, X, y, train, val, fit):
     y : int array, shape (N,)
         Every class occurs.
     train, val, fit : int arrays
-        Rows to fit the candidates on, to choose by accuracy on (of equals the first), and to fit
-        the chosen one on.
+        Rows to fit the candidates on, to choose by accuracy on (of equals, and without any rows,
+        the first), and to fit the chosen one on.
 
     Returns
     -------
@@ -252,11 +252,12 @@ def fit_chosen(classifier, X, y, train, val, fit):
         A new one, with the chosen candidate alone.
     """
     classes = int(y.max()) + 1
-    chosen = copy.copy(classifier)
-    if len(classifier.candidates) > 1:
+    best = 0
+    if len(classifier.candidates) > 1 and len(val):
         scores = copy.copy(classifier).fit(X[train], y[train], classes).scores(X[val])
         best = int((scores.argmax(2) == y[val]).mean(1).argmax())
-        chosen.candidates = [classifier.candidates[best]]
+    chosen = copy.copy(classifier)
+    chosen.candidates = [classifier.candidates[best]]
     return chosen.fit(X[fit], y[fit], classes)
 
 

@@ -367,7 +367,8 @@ def few_shot(index, k, seed=0):
     if k < 1:
         raise ValueError(f"k must be at least 1 picture a class, not {k}")
     ranked = dict(_ranked(index, seed))
-    rows = np.sort(np.concatenate([members[:k] for members in ranked.values()]))
+    drawn = [row for members in ranked.values() for row in members[:k]]
+    rows = np.array(sorted(drawn), dtype=int)
     return rows, {label: len(members) for label, members in ranked.items() if len(members) < k}
 
 

@@ -45,7 +45,7 @@ def bootstrap(values, clips, resamples=RESAMPLES, seed=0):
     ----------
     values : array, shape (N,)
         For each picture 0 or 1 (wrong, right), or a difference of such.
-    clips : array of str, shape (N,)
+    clips : array of str or int, shape (N,)
         What belongs together: see :func:`cliphelpers.data.clip_of`.
 
     Returns
@@ -53,7 +53,7 @@ def bootstrap(values, clips, resamples=RESAMPLES, seed=0):
     mean, low, high : float
     """
     values = np.asarray(values, dtype=float)
-    _, number = np.unique(np.asarray(clips, dtype=str), return_inverse=True)
+    _, number = np.unique(np.asarray(clips), return_inverse=True)
     sizes = np.bincount(number)
     sums = np.bincount(number, weights=values)
     # Clips of the same size and sum are interchangeable: draw how often each kind comes.
@@ -78,7 +78,7 @@ class Results:
 
     def __init__(self, experiment, index):
         self.experiment, self.dataset = experiment, index.attrs["name"]
-        self.clips = clip_of(index)
+        self.clips = np.unique(clip_of(index), return_inverse=True)[1]  # numbers sort faster
         self.rows = []
 
     def add(self, metric, values, rows, **where):

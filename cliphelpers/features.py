@@ -17,7 +17,7 @@ from cliphelpers.encoders import encode_batch, to_joint
 from cliphelpers.images import WORKERS, ImageError, read_image
 
 BATCH = 32
-SHARD = 32 * BATCH  # pictures; a shard always starts with a new batch
+SHARD = 32  # batches kept in one file
 CACHE_FORMAT = "1"  # part of every key: raise it when shards change
 
 
@@ -58,13 +58,18 @@ def extract_features(encoder, index, joint=False, cache=None, batch=BATCH):
     known = _read_shards(folder)
     missing = {digest: path for digest, path in zip(digests, paths, strict=True)}
     missing = [(digest, path) for digest, path in missing.items() if digest not in known]
-    if missing:
-        with tqdm(total=len(missing), unit="image", desc=encoder.name) as bar:
-            for start in range(0, len(missing), SHARD):
-                some, their_paths = zip(*missing[start : start + SHARD], strict=True)
-                rows = _encode(encoder, their_paths, batch, bar)
-                _write_shard(folder, some, rows)
-                known.update(zip(some, rows, strict=True))
+    pending = []
+    try:
+        for start, rows in _encode(encoder, [path for _, path in missing], batch):
+            some = [digest for digest, _ in missing[start : start + len(rows)]]
+            known.update(zip(some, rows, strict=True))
+            pending += some
+            if len(pending) >= SHARD * batch:
+                _write_shard(folder, pending, known)
+                pending = []
+    finally:  # an error or an interrupt loses no finished batch
+        if pending:
+            _write_shard(folder, pending, known)
     features = np.stack([known[digest] for digest in digests])
     return to_joint(encoder, features) if joint else features
 
@@ -74,27 +79,37 @@ def cache_folder():
     return Path(os.environ.get("CLIPHELPERS_CACHE") or pooch.os_cache("cliphelpers"))
 
 
-def _encode(encoder, paths, batch, bar):
-    """Features of some pictures, float32 (N, D), while threads prepare the next batches."""
+def _encode(encoder, paths, batch):
+    """Yield (position of the first picture, features) of each batch, in order.
+
+    Threads prepare the next two batches while the encoder works on one.
+    """
 
     def prepare(path):
         return encoder.preprocess(read_image(path))
 
-    rows = []
-    with ThreadPoolExecutor(WORKERS) as pool:
-        ahead = deque()
-        for start in range(0, len(paths) + 2 * batch, batch):
-            ahead.append([pool.submit(prepare, path) for path in paths[start : start + batch]])
-            if len(ahead) > 2 and (ready := ahead.popleft()):
+    starts = range(0, len(paths), batch)
+    ahead = deque()
+    with (
+        ThreadPoolExecutor(WORKERS) as pool,
+        tqdm(
+            total=len(paths), unit="image", desc=encoder.name, mininterval=2, disable=not paths
+        ) as bar,
+    ):
+        for start in [*starts, None, None]:
+            if start is not None:
+                some = paths[start : start + batch]
+                ahead.append((start, [pool.submit(prepare, path) for path in some]))
+            if len(ahead) > 2 or (start is None and ahead):
+                first, futures = ahead.popleft()
                 try:
-                    pictures = np.stack([future.result() for future in ready])
+                    pictures = np.stack([future.result() for future in futures])
                 except ImageError as error:
                     pool.shutdown(cancel_futures=True)
                     message = f"{error}. `cliphelpers check FOLDER` lists all such pictures"
                     raise ImageError(message) from error
-                rows.append(encode_batch(encoder, pictures))
+                yield first, encode_batch(encoder, pictures)
                 bar.update(len(pictures))
-    return np.concatenate(rows)
 
 
 def _digests(paths):
@@ -128,10 +143,11 @@ def _read_shards(folder):
     return known
 
 
-def _write_shard(folder, digests, features):
+def _write_shard(folder, digests, known):
     """Write atomically: a shard is there as a whole or not at all, whoever else writes."""
     buffer = io.BytesIO()
-    np.savez(buffer, digests=np.array(digests), features=features.astype(np.float32))
+    features = np.stack([known[digest] for digest in digests])
+    np.savez(buffer, digests=np.array(digests), features=features)
     content = buffer.getvalue()
     target = folder / f"{hashlib.sha256(content).hexdigest()}.npz"
     folder.mkdir(parents=True, exist_ok=True)

@@ -60,9 +60,15 @@ def _save_clip(path, vision_layers, vision_width, vision_patch_size, seed):
             vision_width=vision_width, vision_patch_size=vision_patch_size, context_length=77,
             vocab_size=49408, transformer_width=64, transformer_heads=1, transformer_layers=1,
         )  # fmt: skip
-        for name, value in model.state_dict().items():
-            if value.ndim == 1 and value.is_floating_point():  # initialised to 0 or 1
-                value.add_(torch.rand_like(value) if "var" in name else torch.randn_like(value) / 3)
+        for value in model.parameters():
+            if value.ndim == 1:  # initialised to 0 or 1
+                value.data += torch.randn_like(value) / 3
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):  # it takes the next batch's statistics,
+                layer.momentum = 1  # so that features differ from picture to picture
+        with torch.no_grad():
+            colours, noise = torch.randn(32, 3, 1, 1), torch.randn(32, 3, 64, 64)
+            model.train().visual(colours + noise / 2)
         clip.model.convert_weights(model)
     torch.save(model.state_dict(), path)
     return path
@@ -71,21 +77,21 @@ def _save_clip(path, vision_layers, vision_width, vision_patch_size, seed):
 @pytest.fixture(scope="session")
 def clip_vit(tmp_path_factory):
     """File of a tiny ViT CLIP, 64 px."""
-    return _save_clip(tmp_path_factory.mktemp("weights") / "tiny-vit.pt", 1, 64, 32, seed=1)
+    return _save_clip(tmp_path_factory.mktemp("weights") / "tiny-vit.pt", 1, 64, 32, seed=101)
 
 
 @pytest.fixture(scope="session")
 def clip_rn(tmp_path_factory):
     """File of a tiny ModifiedResNet CLIP, 64 px."""
     path = tmp_path_factory.mktemp("weights") / "tiny-rn.pt"
-    return _save_clip(path, (1, 1, 1, 1), 8, None, seed=2)
+    return _save_clip(path, (1, 1, 1, 1), 8, None, seed=102)
 
 
 @pytest.fixture(scope="session")
-def timm_file(tmp_path_factory):
+def timm_spec(tmp_path_factory):
     """Spec of a small timm model with random weights in a file."""
     path = tmp_path_factory.mktemp("weights") / "small.pt"
     with torch.random.fork_rng():
-        torch.manual_seed(3)
-        torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), path)
-    return f"timm:mobilenetv3_small_050@{path}"
+        torch.manual_seed(103)
+        torch.save(timm.create_model("test_vit").state_dict(), path)
+    return f"timm:test_vit@{path}"
