@@ -75,7 +75,9 @@ def run(names=(), parameters=None, output="output"):
                 "parameters": own | {name: typed[name] for name in mine},
                 "seconds": round(time.perf_counter() - start, 1),
             }
-            (output / "run.json").write_text(json.dumps(record, indent=2, ensure_ascii=False))
+            (output / "run.json").write_text(
+                json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8"
+            )
 
 
 class _Engine(NBClientEngine):
