@@ -19,7 +19,7 @@ lab: .venv/.installed
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check cliphelpers tests
+	$(BIN)/ruff format --check cliphelpers tests report benchmarks
 
 .venv: .venv/.installed
 
@@ -32,4 +32,4 @@ lint: .venv/.installed
 
 clean:
 	rm -rf .venv $(OUTPUT) build *.egg-info
-	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

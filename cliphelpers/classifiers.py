@@ -7,15 +7,11 @@ choose among them.
 """
 
 import copy
-import os
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import scipy.linalg
 import scipy.optimize
 import torch
-from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from cliphelpers.encoders import default_device, encode_text
 
@@ -148,7 +144,8 @@ class Logistic:
     """Multinomial logistic regression by L-BFGS, from the strongest to the weakest penalty.
 
     Minimises ``mean cross-entropy(x (prior + V) + b, y) + strength / 2 |V|^2``; each candidate
-    starts at the solution of the one before. scikit-learn's C is 1 / (N strength).
+    starts at the solution of the one before. scikit-learn's C is 1 / (N strength), with two
+    classes 2 / (N strength).
 
     Parameters
     ----------
@@ -172,9 +169,9 @@ class Logistic:
         self.device = device or default_device()
 
     def fit(self, X, y, classes):
-        zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
-        self.mean_, self.std_ = _moments(X) if self.standardize else (zero, one)
-        X = torch.from_numpy((X - self.mean_) / self.std_).to(self.device)
+        mean, std = _moments(X)
+        std = std if self.standardize else np.ones(1, np.float32)
+        X = torch.from_numpy((X - mean) / std).to(self.device)  # centred: fewer steps, same optimum
         y = torch.from_numpy(y).to(self.device)
         size = X.shape[1] * classes
         prior = np.zeros((X.shape[1], classes)) if self.prior is None else self.prior
@@ -200,12 +197,12 @@ class Logistic:
             ).x
             found[strength] = flat.astype(np.float32)
         flats = [found[strength] for strength in self.candidates]
-        self.coef_ = [prior + flat[:size].reshape(-1, classes) for flat in flats]
-        self.bias_ = [flat[size:] for flat in flats]
+        self.coef_ = [(prior + flat[:size].reshape(-1, classes)) / std[:, None] for flat in flats]
+        pairs = zip(flats, self.coef_, strict=True)
+        self.bias_ = [flat[size:] - mean @ coef for flat, coef in pairs]
         return self
 
     def scores(self, X):
-        X = (X - self.mean_) / self.std_
         pairs = zip(self.coef_, self.bias_, strict=True)
         return np.stack([(X @ coef + bias).astype(np.float32) for coef, bias in pairs])
 
@@ -258,30 +255,3 @@ def fold_scores(classifier, X, y, folds):
     fitted = [fit_chosen(classifier, X, y, fold.train, fold.val, fold.fit) for fold in folds]
     pairs = zip(fitted, folds, strict=True)
     return np.concatenate([one.scores(X[fold.test])[0] for one, fold in pairs])
-
-
-def in_parallel(function, jobs):
-    """Map a function on jobs, a job a core: the quickest way for fits, whose steps are small.
-
-    Parameters
-    ----------
-    function : callable
-        Of one job.
-    jobs : sequence
-
-    Returns
-    -------
-    list
-        In the order of the jobs.
-    """
-
-    def work(job):
-        torch.set_num_threads(1)
-        return function(job)
-
-    threads = torch.get_num_threads()
-    try:
-        with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(tqdm(pool.map(work, jobs), total=len(jobs), unit="job", mininterval=2))
-    finally:
-        torch.set_num_threads(threads)

@@ -170,7 +170,7 @@ def encode_batch(encoder, pictures):
     dtype = PRECISIONS[encoder.precision]
     with torch.autocast(encoder.device, dtype=dtype, enabled=dtype != torch.float32):
         features = encoder.module(batch)
-    return features.float().cpu().numpy()
+    return features.float().contiguous().cpu().numpy()  # no view into a larger tensor
 
 
 @torch.inference_mode()

@@ -7,14 +7,17 @@ import tempfile
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pooch
 from tqdm import tqdm
 
 from cliphelpers.encoders import encode_batch, to_joint
-from cliphelpers.images import WORKERS, ImageError, read_image
+from cliphelpers.images import ImageError, read_image
+from cliphelpers.parallel import CORES, thread_pool
 
 BATCH = 32
 SHARD = 32  # batches kept in one file
@@ -24,8 +27,8 @@ CACHE_FORMAT = "1"  # part of every key: raise it when shards change
 def extract_features(encoder, index, joint=False, cache=None, batch=BATCH):
     """Features of every picture of an index.
 
-    Pictures are decoded and resized by parallel threads, a few batches ahead of the encoder, and
-    travel as uint8. What has been computed is kept on disk under the content of each picture and
+    Pictures are decoded and resized by parallel threads, ahead of the encoder, and travel as
+    uint8. What has been computed is kept on disk under the content of each picture and
     the encoder's key (weights, preprocessing, precision): an interrupted run goes on where it
     stopped, and renaming or moving pictures costs nothing.
 
@@ -82,34 +85,35 @@ def cache_folder():
 def _encode(encoder, paths, batch):
     """Yield (position of the first picture, features) of each batch, in order.
 
-    Threads prepare the next two batches while the encoder works on one.
+    Each thread decodes a batch, waits for its turn on the device, and encodes it; on a CPU no one
+    waits. At most two batches a thread are under way, so memory does not grow with the data.
     """
+    turn = Lock() if encoder.device != "cpu" else nullcontext()
 
-    def prepare(path):
-        return encoder.preprocess(read_image(path))
+    def work(some):
+        pictures = np.stack([encoder.preprocess(read_image(path)) for path in some])
+        with turn:
+            return encode_batch(encoder, pictures)
 
-    starts = range(0, len(paths), batch)
     ahead = deque()
     with (
-        ThreadPoolExecutor(WORKERS) as pool,
+        thread_pool() as pool,
         tqdm(
             total=len(paths), unit="image", desc=encoder.name, mininterval=2, disable=not paths
         ) as bar,
     ):
-        for start in [*starts, None, None]:
+        for start in [*range(0, len(paths), batch), *[None] * 2 * CORES]:
             if start is not None:
-                some = paths[start : start + batch]
-                ahead.append((start, [pool.submit(prepare, path) for path in some]))
-            if len(ahead) > 2 or (start is None and ahead):
-                first, futures = ahead.popleft()
+                ahead.append((start, pool.submit(work, paths[start : start + batch])))
+            if len(ahead) >= 2 * CORES or (start is None and ahead):
+                first, future = ahead.popleft()
                 try:
-                    pictures = np.stack([future.result() for future in futures])
+                    yield first, future.result()
                 except ImageError as error:
                     pool.shutdown(cancel_futures=True)
                     message = f"{error}. `cliphelpers check FOLDER` lists all such pictures"
                     raise ImageError(message) from error
-                yield first, encode_batch(encoder, pictures)
-                bar.update(len(pictures))
+                bar.update(len(paths[first : first + batch]))
 
 
 def _digests(paths):
@@ -121,7 +125,7 @@ def _digests(paths):
         except OSError as error:
             raise ImageError(f"Cannot read {path}: {error.strerror}") from error
 
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(CORES) as pool:
         return list(pool.map(digest, paths, chunksize=256))
 
 

@@ -9,11 +9,12 @@ import pandas as pd
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from cliphelpers.parallel import CORES
+
 SUFFIXES = frozenset(
     ".jpg .jpeg .png .bmp .gif .webp .tif .tiff .ppm .pgm .jp2 .avif .heic .heif".split()  # noqa: SIM905
 )
 SMALLEST_SIDE, LARGEST_SIDE, LONGEST_RATIO = 8, 10_000, 8
-WORKERS = min(os.cpu_count() or 1, 16)
 
 
 class ImageError(ValueError):
@@ -109,7 +110,7 @@ def check_images(paths):
         Columns ``path`` and ``problem``, a row for each picture with one, in the given order.
     """
     paths = list(paths)
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(CORES) as pool:
         problems = list(tqdm(pool.map(_problem, paths), total=len(paths), unit="image"))
     rows = [(path, problem) for path, problem in zip(paths, problems, strict=True) if problem]
     return pd.DataFrame(rows, columns=["path", "problem"], dtype=str)

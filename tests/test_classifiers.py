@@ -1,0 +1,315 @@
+"""cliphelpers.classifiers against scikit-learn, CLIP's own procedure and formulas by hand."""
+
+import clip
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+from sklearn import linear_model
+from sklearn.preprocessing import StandardScaler
+
+from cliphelpers.classifiers import (
+    Logistic,
+    NearestMean,
+    Ridge,
+    TipAdapter,
+    fit_chosen,
+    fold_scores,
+    normalize,
+    text_weights,
+)
+from cliphelpers.data import Fold
+from cliphelpers.data import test_rows as rows_of_tests
+from cliphelpers.encoders import load_encoder
+
+STRENGTHS = [1e-3, 10.0, 0.1, 1.0, 1e-2]  # in no order
+
+
+def problem(n=90, size=12, classes=4, seed=0, noise=1.5):
+    """Features of different scales and offsets around class centres, and their classes."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % classes
+    X = rng.normal(size=(classes, size))[y] + noise * rng.normal(size=(n, size))
+    return (X * rng.uniform(0.1, 20, size) + rng.normal(0, 5, size)).astype(np.float32), y
+
+
+@pytest.fixture
+def train():
+    return problem()
+
+
+@pytest.fixture
+def test():
+    return problem(seed=0, n=50)[0] + 1
+
+
+def standardised(X, *others):
+    scaler = StandardScaler().fit(X.astype(np.float64))
+    return [scaler.transform(one.astype(np.float64)) for one in (X, *others)]
+
+
+# ------------------------------------------------------------------------------- linear probes
+
+
+def test_ridge_equals_scikit_learn(train, test):
+    X, y = train
+    Z, Z_test = standardised(X, test)
+    ours = Ridge(STRENGTHS).fit(X, y, 4)
+    for strength, coef, scores in zip(STRENGTHS, ours.coef_, ours.scores(test), strict=True):
+        reference = linear_model.Ridge(alpha=len(X) * strength).fit(Z, np.eye(4)[y])
+        np.testing.assert_allclose(coef, reference.coef_.T, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(scores, reference.predict(Z_test), atol=2e-4)
+    assert ours.scores(test).dtype == np.float32
+
+
+def test_ridge_with_fewer_pictures_than_features():
+    X, y = problem(n=10, size=40)
+    (Z,) = standardised(X)
+    reference = linear_model.Ridge(alpha=10 * 0.1).fit(Z, np.eye(4)[y])
+    scores = Ridge([0.1]).fit(X, y, 4).scores(X)[0]
+    np.testing.assert_allclose(scores, reference.predict(Z), atol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_logistic_equals_scikit_learn(classes, test):
+    X, y = problem(classes=classes)
+    Z, Z_test = standardised(X, test)
+    ours = Logistic(STRENGTHS, tolerance=1e-10).fit(X, y, classes)
+    results = zip(STRENGTHS, ours.coef_, ours.scores(test), strict=True)
+    for strength, coef, scores in results:
+        # Of two classes scikit-learn has the difference w of both vectors, which are +w/2 and
+        # -w/2 here: their penalty is half of its own.
+        C = (2 if classes == 2 else 1) / (len(X) * strength)
+        reference = linear_model.LogisticRegression(C=C, tol=1e-10, max_iter=10_000).fit(Z, y)
+        expected = reference.predict_proba(Z_test)
+        np.testing.assert_allclose(softmax(scores, axis=1), expected, atol=1e-3)
+        if classes > 2:
+            np.testing.assert_allclose(coef * X.std(0)[:, None], reference.coef_.T, atol=3e-3)
+    assert ours.scores(test).dtype == np.float32
+
+
+def test_the_default_tolerance_is_enough_for_the_same_predictions(train, test):
+    X, y = train
+    rough, exact = (Logistic(STRENGTHS, tolerance=t).fit(X, y, 4) for t in (1e-6, 1e-10))
+    assert np.mean(rough.scores(test).argmax(2) == exact.scores(test).argmax(2)) > 0.99
+    difference = softmax(rough.scores(test), axis=2) - softmax(exact.scores(test), axis=2)
+    assert np.abs(difference).max() < 0.02
+
+
+def test_without_standardisation_features_are_used_as_they_are(train):
+    X, y = normalize(train[0]), train[1]
+    ours = Logistic([0.01], standardize=False, tolerance=1e-10).fit(X, y, 4)
+    reference = linear_model.LogisticRegression(C=1 / (len(X) * 0.01), tol=1e-10, max_iter=10_000)
+    expected = reference.fit(X, y).predict_proba(X)
+    np.testing.assert_allclose(softmax(ours.scores(X)[0], axis=1), expected, atol=1e-3)
+
+
+@pytest.fixture
+def prior():
+    return np.random.default_rng(3).normal(size=(12, 4)).astype(np.float32)
+
+
+def test_a_huge_strength_leaves_the_prior_and_a_bias(train, prior):
+    X, y = normalize(train[0]), train[1]
+    ours = Logistic([1e5], prior=prior, tolerance=1e-10).fit(X, y, 4)
+    np.testing.assert_allclose(ours.coef_[0], prior, atol=1e-4)
+    np.testing.assert_allclose(ours.scores(X)[0], X @ prior + ours.bias_[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.01])
+def test_a_penalty_that_pulls_to_the_prior_by_another_optimiser(train, prior, strength):
+    X, y = (torch.tensor(one) for one in (normalize(train[0]).astype(np.float64), train[1]))
+    P = torch.tensor(prior, dtype=torch.float64)
+    W, b = P.clone().requires_grad_(), torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    options = {"max_iter": 500, "tolerance_grad": 1e-12, "tolerance_change": 0}
+    optimiser = torch.optim.LBFGS([W, b], line_search_fn="strong_wolfe", **options)
+
+    def closure():
+        optimiser.zero_grad()
+        loss = torch.nn.functional.cross_entropy(X @ W + b, y)
+        loss = loss + strength / 2 * ((W - P) ** 2).sum()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    assert W.grad.abs().max() < 1e-8
+    ours = Logistic([strength], prior=prior, tolerance=1e-10)
+    ours.fit(normalize(train[0]), train[1], 4)
+    np.testing.assert_allclose(ours.coef_[0], W.detach(), atol=2e-3)
+    same = ours.bias_[0] - ours.bias_[0].mean()  # what all classes share decides nothing
+    np.testing.assert_allclose(same, b.detach() - b.detach().mean(), atol=2e-3)
+    assert np.abs(ours.coef_[0] - prior).max() > 0.02
+
+
+@pytest.mark.parametrize("make", [Ridge, Logistic])
+def test_probes_with_a_constant_feature_and_a_class_without_pictures(make, train):
+    X, y = train
+    X[:, 3] = 7
+    scores = make([0.1]).fit(X, y, 5).scores(X)
+    assert np.isfinite(scores).all() and scores.shape == (1, 90, 5)
+    assert not (scores.argmax(2) == 4).any()
+
+
+@pytest.mark.parametrize("make", [Ridge, Logistic])
+@pytest.mark.parametrize("strengths", [[], [0.1, -1.0]])
+def test_faulty_strengths(make, strengths):
+    with pytest.raises(ValueError, match="Strengths must be numbers of at least 0, not"):
+        make(strengths)
+
+
+@pytest.mark.parametrize("make", [Ridge, Logistic])
+def test_the_same_input_gives_the_same_bits(make, train, test):
+    one, other = (make(STRENGTHS).fit(*train, 4).scores(test) for _ in range(2))
+    assert np.array_equal(one, other)
+
+
+# ------------------------------------------------------------------------------- means and caches
+
+
+def test_normalize():
+    X = np.array([[3, 4], [0, 0], [-2, 0]], np.float32)
+    np.testing.assert_allclose(normalize(X), [[0.6, 0.8], [0, 0], [-1, 0]])
+    assert normalize(X).dtype == np.float32
+
+
+def test_nearest_mean_by_hand():
+    X = np.array([[2, 0], [0, 5], [0, 1], [-3, 0]], np.float32)
+    ours = NearestMean().fit(X, np.array([0, 0, 1, 2]), 3)
+    half = np.sqrt(0.5)  # the mean direction of (1, 0) and (0, 1), lengths do not count
+    np.testing.assert_allclose(ours.means_, [[half, half], [0, 1], [-1, 0]], atol=1e-6)
+    scores = ours.scores(np.array([[10, 10], [0, 0.1]], np.float32))
+    np.testing.assert_allclose(scores, [[[1, half, -half], [half, 1, 0]]], atol=1e-6)
+
+
+def test_nearest_mean_uses_the_mean_of_unit_vectors_not_of_raw_ones():
+    X = np.array([[100, 0], [0, 1], [0, -1]], np.float32)
+    ours = NearestMean().fit(X, np.array([0, 0, 1]), 2)
+    np.testing.assert_allclose(ours.means_[0], [np.sqrt(0.5)] * 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("pictures", [7, 1024, 2500])
+def test_tip_adapter_by_its_formula(pictures):
+    rng = np.random.default_rng(0)
+    shots, y = rng.normal(size=(12, 6)), np.arange(12) % 3
+    X, W = rng.normal(size=(pictures, 6)), rng.normal(size=(3, 6))
+    W /= np.linalg.norm(W, axis=1, keepdims=True)
+    alphas, betas, scale = [0.5, 2.0], [1.0, 5.5, 30.0], 14.0
+    ours = TipAdapter(W.astype("f"), scale, alphas, betas).fit(shots.astype("f"), y, 3)
+    scores = ours.scores(X.astype("f"))
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    keys = shots / np.linalg.norm(shots, axis=1, keepdims=True)
+    assert scores.dtype == np.float32 and len(scores) == len(ours.candidates) == 6
+    for (alpha, beta), got in zip(ours.candidates, scores, strict=True):
+        affinity = np.exp(-beta * (1 - unit @ keys.T))
+        expected = scale * unit @ W.T + alpha * affinity @ np.eye(3)[y]
+        np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+# ------------------------------------------------------------------------------- text
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
+def test_text_weights_are_those_of_clip_s_notebook(clip_vit):
+    names, templates = ["apple", "golden {} pear", "🍌"], ["a photo of a {}.", "{}", "art of {}!"]
+    model, _ = clip.load(str(clip_vit), device="cpu")
+    expected = []
+    with torch.no_grad():  # as in "Prompt Engineering for ImageNet" of CLIP's repository
+        for name in names:
+            texts = clip.tokenize([template.replace("{}", name) for template in templates])
+            embeddings = model.encode_text(texts)
+            embeddings /= embeddings.norm(dim=-1, keepdim=True)
+            embedding = embeddings.mean(dim=0)
+            expected.append(embedding / embedding.norm())
+    weights = text_weights(load_encoder(f"clip:{clip_vit}"), names, templates)
+    np.testing.assert_allclose(weights, torch.stack(expected), atol=1e-5)
+    assert weights.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("templates", "message"),
+    [
+        ([], "No templates: give at least one"),
+        (["{}", "a photo"], "The template 'a photo' needs one {}"),
+        (["{} and {}"], "The template '{} and {}' needs one {}"),
+    ],
+)
+def test_faulty_templates(templates, message):
+    with pytest.raises(ValueError, match=message):
+        text_weights(None, ["apple"], templates)
+
+
+# ------------------------------------------------------------------------------- choosing
+
+
+class Remembering:
+    """Candidates are tables of answers; notes which rows it was fitted on."""
+
+    def __init__(self, *candidates):
+        self.candidates = list(candidates)
+
+    def fit(self, X, y, classes):
+        self.rows_ = X[:, 0].astype(int).tolist()
+        self.classes_ = classes
+        return self
+
+    def scores(self, X):
+        answers = np.array(self.candidates)[:, X[:, 0].astype(int)]
+        return np.eye(self.classes_, dtype=np.float32)[answers]
+
+
+ROWS = np.arange(6.0)[:, None]
+Y = np.array([0, 1, 0, 1, 0, 1])
+FOLD = Fold(train=np.array([0, 1]), val=np.array([2, 3]), test=np.array([4, 5]))
+
+
+def test_validation_chooses_though_the_test_would_choose_otherwise():
+    bad, good_on_test, good_on_val = [1, 0, 1, 0, 1, 0], [0, 1, 1, 1, 0, 1], [0, 1, 0, 1, 1, 0]
+    classifier = Remembering(bad, good_on_test, good_on_val)
+    chosen = fit_chosen(classifier, ROWS, Y, FOLD.train, FOLD.val, FOLD.fit)
+    assert chosen.candidates == [good_on_val]
+    assert chosen.rows_ == [0, 1, 2, 3]  # fitted again on both parts, never on the test
+    assert len(classifier.candidates) == 3 and not hasattr(classifier, "rows_")
+
+
+def test_of_equal_candidates_the_first_is_chosen():
+    half, other_half = [0, 0, 0, 0, 1, 1], [1, 1, 1, 1, 0, 1]
+    for candidates in ([half, other_half], [other_half, half]):
+        chosen = fit_chosen(Remembering(*candidates), ROWS, Y, FOLD.train, FOLD.val, FOLD.fit)
+        assert chosen.candidates == [candidates[0]]
+
+
+def test_without_validation_pictures_the_first_is_chosen():
+    chosen = fit_chosen(Remembering([1] * 6, Y), ROWS, Y, FOLD.fit, np.array([], int), FOLD.fit)
+    assert chosen.candidates == [[1] * 6] and chosen.rows_ == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("make", [Ridge, Logistic])
+def test_the_chosen_strength_is_that_of_trying_each(make):
+    X, y = problem(n=200, noise=4)
+    train, val, test = np.split(np.random.default_rng(0).permutation(200), [40, 120])
+    fit = np.concatenate([train, val])
+    strengths = [1e-4, 1e-2, 1.0, 100.0]
+    tried = [make([s]).fit(X[train], y[train], 4).scores(X[val])[0].argmax(1) for s in strengths]
+    accuracies = [np.mean(predicted == y[val]) for predicted in tried]
+    assert len(set(accuracies)) > 1
+    chosen = fit_chosen(make(strengths), X, y, train, val, fit)
+    assert chosen.candidates == [strengths[int(np.argmax(accuracies))]]
+    expected = make(chosen.candidates).fit(X[fit], y[fit], 4).scores(X[test])
+    np.testing.assert_allclose(chosen.scores(X[test]), expected)
+
+
+def test_scores_of_folds_stand_in_the_order_of_their_test_pictures():
+    X, y = problem(n=60, noise=0)
+    order = np.random.default_rng(0).permutation(60)
+    folds = []
+    for test in np.split(order, 3):
+        rest = np.setdiff1d(order, test)
+        folds.append(Fold(rest[:25], rest[25:], test))
+    scores = fold_scores(NearestMean(), X, y, folds)
+    assert scores.shape == (60, 4)
+    assert (scores.argmax(1) == y[rows_of_tests(folds)]).all()
+    last = NearestMean().fit(X[folds[2].fit], y[folds[2].fit], 4).scores(X[folds[2].test])[0]
+    np.testing.assert_array_equal(scores[40:], last)
+
+
+# ------------------------------------------------------------------------------- in parallel

@@ -1,0 +1,500 @@
+"""cliphelpers.encoders against the loaders and transforms of CLIP, timm and torchvision."""
+
+import os
+import pickle
+import shutil
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+from urllib.error import URLError
+
+import clip
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+from torchvision import transforms as T
+
+from cliphelpers.encoders import (
+    Encoder,
+    EncoderError,
+    Preprocess,
+    encode_batch,
+    encode_text,
+    load_clips,
+    load_encoder,
+    random_twin,
+    raw_pixels,
+    to_joint,
+)
+from cliphelpers.images import read_image
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")  # of CLIP's own
+
+SHARED = Path(__file__).parents[2] / "shared"
+SIZES = [(100, 100), (64, 64), (37, 91), (300, 120), (65, 201), (225, 224), (224, 225), (500, 333)]
+TEXTS = ["a photo of a red apple.", "banana", "", "Äpfel & 🍌, déjà vu!"]
+
+
+def needs(path):
+    return pytest.mark.skipif(not path.exists(), reason=f"there is no {path}")
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """Pictures of several sizes and shapes, smooth ones with noise, each of another colour."""
+    rng, made = np.random.default_rng(5), []
+    for number, size in enumerate(SIZES):
+        picture = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8)).resize(size)
+        noisy = np.asarray(picture) + rng.normal(0, 10, (size[1], size[0], 3))
+        made.append(tmp_path / f"{number}.png")
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(made[-1])
+    return made
+
+
+def encode(encoder, paths):
+    return encode_batch(encoder, np.stack([encoder.preprocess(read_image(p)) for p in paths]))
+
+
+def cosines(A, B):
+    return (A * B).sum(1) / np.linalg.norm(A, axis=1) / np.linalg.norm(B, axis=1)
+
+
+def unit(X):
+    return X / np.linalg.norm(X, axis=1, keepdims=True)
+
+
+def assert_same(ours, reference):
+    """Cosine of each picture at least 0.9999, also about the mean picture, and equal length."""
+    reference = np.asarray(reference)
+    assert ours.dtype == np.float32 and ours.shape == reference.shape
+    assert cosines(ours, reference).min() >= 0.9999
+    mean = reference.mean(0)
+    assert cosines(ours - mean, reference - mean).min() >= 0.9999
+    np.testing.assert_allclose(ours, reference, rtol=1e-3, atol=1e-3 * reference.std())
+
+
+# ------------------------------------------------------------------------------- CLIP
+
+
+@torch.no_grad()
+def clip_reference(file, paths):
+    model, preprocess = clip.load(str(file), device="cpu")
+    pictures = torch.stack([preprocess(Image.open(path)) for path in paths])
+    texts = model.encode_text(clip.tokenize(TEXTS))
+    per_image = model(pictures, clip.tokenize(TEXTS))[0]
+    return model.encode_image(pictures).numpy(), texts.numpy(), per_image.numpy()
+
+
+def assert_as_clip(file, paths):
+    images, texts, logits = clip_reference(file, paths)
+    encoder = load_encoder(f"clip:{file}")
+    ours = to_joint(encoder, encode(encoder, paths))
+    assert_same(ours, images)
+    assert_same(encode_text(encoder, TEXTS), texts)
+    scores = encoder.logit_scale * unit(ours) @ unit(encode_text(encoder, TEXTS)).T
+    np.testing.assert_allclose(scores, logits, atol=1e-3)
+    assert (scores.argmax(1) == logits.argmax(1)).all()
+    return encoder
+
+
+@pytest.mark.parametrize("kind", ["clip_vit", "clip_rn"])
+def test_clip_equals_its_own_loader(request, paths, kind):
+    encoder = assert_as_clip(request.getfixturevalue(kind), paths)
+    assert (encoder.preprocess.size, encoder.features) == (64, "pre-projection")
+    assert encoder.feature_size == {"clip_vit": 64, "clip_rn": 256}[kind]  # E is 32
+
+
+@needs(SHARED / "weights" / "clip-mini-vit.pt")
+def test_a_real_clip_equals_its_own_loader_on_photographs(paths):
+    photographs = sorted((SHARED / "data" / "fruits-360" / "Test").glob("*/*.jpg"))[::700][:12]
+    encoder = assert_as_clip(SHARED / "weights" / "clip-mini-vit.pt", photographs or paths)
+    assert (encoder.name, encoder.preprocess.size) == ("CLIP clip-mini-vit", 224)
+
+
+def test_features_before_the_projection_are_the_paper_s(clip_vit, paths):
+    model, preprocess = clip.load(str(clip_vit), device="cpu")
+    model.visual.proj = None  # CLIP's code then returns the class token after ln_post
+    with torch.no_grad():
+        expected = model.visual(torch.stack([preprocess(Image.open(path)) for path in paths]))
+    assert_same(encode(load_encoder(f"clip:{clip_vit}"), paths), expected)
+
+
+def test_texts_do_not_depend_on_their_batch(clip_vit):
+    encoder = load_encoder(f"clip:{clip_vit}")
+    many = encode_text(encoder, [f"a photo of number {i}" for i in range(300)])
+    few = encode_text(encoder, [f"a photo of number {i}" for i in (0, 255, 256, 299)])
+    np.testing.assert_allclose(many[[0, 255, 256, 299]], few, atol=1e-5)
+
+
+def test_a_text_with_too_many_tokens_is_named(clip_vit):
+    encoder = load_encoder(f"clip:{clip_vit}")
+    fits, too_long = " ".join(["pear"] * 75), " ".join(["plum"] * 76)  # and start and end
+    assert encode_text(encoder, [fits]).shape == (1, 32)
+    with pytest.raises(EncoderError, match="more than 77 tokens: 'plum plum"):
+        encode_text(encoder, ["short", too_long, fits])
+
+
+def test_without_a_text_side_there_is_no_joint_embedding():
+    for call in (lambda e: encode_text(e, ["x"]), lambda e: to_joint(e, np.zeros((1, 300), "f"))):
+        with pytest.raises(EncoderError, match="10x10 raw pixels has no text side"):
+            call(raw_pixels())
+
+
+# ------------------------------------------------------------------------------- timm, torchvision
+
+
+@torch.no_grad()
+def timm_reference(model, paths):
+    model.eval()
+    config = timm.data.resolve_data_config({}, model=model)
+    transform = timm.data.create_transform(**config)
+    batch = torch.stack([transform(Image.open(path)) for path in paths])
+    return model.forward_head(model.forward_features(batch), pre_logits=True)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_efficientnet"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_timm_equals_its_own_transform_and_model(tmp_path, paths, name, suffix):
+    model, file = timm.create_model(name), tmp_path / f"weights{suffix}"
+    save = safetensors.torch.save_file if suffix == ".safetensors" else torch.save
+    save(model.state_dict(), file)
+    encoder = load_encoder(f"timm:{name}@{file}")
+    assert_same(encode(encoder, paths), timm_reference(model, paths))
+    assert (encoder.name, encoder.features) == (name, "penultimate")
+
+
+@needs(SHARED / "weights" / "deit_tiny_patch16_224.safetensors")
+def test_deit_tiny_equals_timm(paths):
+    file = SHARED / "weights" / "deit_tiny_patch16_224.safetensors"
+    model = timm.create_model("deit_tiny_patch16_224", checkpoint_path=str(file))
+    encoder = load_encoder(f"timm:deit_tiny_patch16_224@{file}")
+    assert_same(encode(encoder, paths), timm_reference(model, paths))
+
+
+def test_timm_models_that_squash_pictures_get_them_squashed(tmp_path, paths, monkeypatch):
+    model, file = timm.create_model("test_vit"), tmp_path / "weights.pt"
+    torch.save(model.state_dict(), file)
+    model.pretrained_cfg["crop_mode"] = "squash"
+    resolve = timm.data.resolve_model_data_config
+    monkeypatch.setattr(
+        timm.data, "resolve_model_data_config", lambda m: resolve(m) | {"crop_mode": "squash"}
+    )
+    encoder = load_encoder(f"timm:test_vit@{file}")
+    assert_same(encode(encoder, paths), timm_reference(model, paths))
+
+
+@pytest.mark.parametrize(
+    "change", [{"crop_mode": "border"}, {"input_size": (3, 160, 96)}, {"input_size": (1, 28, 28)}]
+)
+def test_timm_models_with_another_preprocessing_are_refused(timm_spec, monkeypatch, change):
+    resolve = timm.data.resolve_model_data_config
+    monkeypatch.setattr(timm.data, "resolve_model_data_config", lambda m: resolve(m) | change)
+    with pytest.raises(EncoderError, match="test_vit wants pictures prepared in a way"):
+        load_encoder(timm_spec)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+def test_torchvision_equals_its_own_transform_and_model(tmp_path, paths, name):
+    model = torchvision.models.get_model(name).eval()
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    batch = torch.stack([weights.transforms()(Image.open(path)) for path in paths])
+    seen = []
+    last = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+    last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model(batch)
+    encoder = load_encoder(f"torchvision:{name}@{tmp_path / 'weights.pth'}")
+    assert_same(encode(encoder, paths), seen[0])
+
+
+# ------------------------------------------------------------------------------- of one's own
+
+
+class Small(nn.Module):
+    def __init__(self, stride=2):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride)
+
+    def forward(self, x):
+        return self.conv(x).relu().mean((2, 3))
+
+
+def small(stride=2, **more):
+    torch.manual_seed(0)
+    return Encoder("small", Small(stride), Preprocess(32, 40, "bilinear"), device="cpu", **more)
+
+
+def test_a_module_of_one_s_own(paths):
+    encoder = small()
+    transform = T.Compose(
+        [
+            T.Resize(40),
+            T.CenterCrop(32),
+            T.ToTensor(),
+            T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    batch = torch.stack([transform(Image.open(path)) for path in paths])
+    with torch.no_grad():
+        assert_same(encode(encoder, paths), encoder.module(batch))
+    assert encoder.feature_size == 8
+
+
+MODULE = """
+from torch import nn
+from cliphelpers.encoders import Encoder, Preprocess
+
+def encoder():
+    return Encoder("mine", nn.Sequential(nn.Conv2d(3, 5, 16), nn.Flatten()), Preprocess(16, 16))
+"""
+
+
+def test_a_python_file_of_one_s_own(tmp_path):
+    file = tmp_path / "my encoder.py"
+    file.write_text(MODULE)
+    encoder = load_encoder(f"module:{file}", precision="bf16", device="cpu")
+    assert (encoder.name, encoder.feature_size, encoder.precision) == ("mine", 5, "bf16")
+
+
+@pytest.mark.parametrize("text", ["", "def encoder():\n    return 3\n"])
+def test_a_python_file_without_an_encoder(tmp_path, text):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(EncoderError, match="mine.py needs a function encoder.. that returns an"):
+        load_encoder(f"module:{tmp_path / 'mine.py'}")
+
+
+def test_raw_pixels_by_hand():
+    blocks = np.random.default_rng(0).integers(0, 256, (2, 2, 3), np.uint8)
+    picture = Image.fromarray(blocks.repeat(10, 0).repeat(10, 1))
+    encoder = raw_pixels(2)
+    # Pillow's bilinear filter, shrinking by 10: a triangle of half width 10 about the centre.
+    weights = np.array([1 - abs(i + 0.5 - 5) / 10 for i in range(15)])
+    inner = weights[:10].sum() / weights.sum()
+    mix = np.array([[inner, 1 - inner], [1 - inner, inner]])
+    expected = np.einsum("ai,bj,ijc->cab", mix, mix, blocks / 255).reshape(1, -1)
+    features = encode_batch(encoder, encoder.preprocess(picture)[None])
+    np.testing.assert_allclose(features, expected, atol=1.5 / 255)
+    assert (encoder.name, encoder.features, encoder.feature_size) == (
+        "2x2 raw pixels", "pixels", 12,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------- fingerprints
+
+
+def test_the_fingerprint_is_that_of_the_weights_not_of_the_file(clip_vit, tmp_path):
+    copy = shutil.copy(clip_vit, tmp_path / "another name.pt")
+    one, other = load_encoder(f"clip:{clip_vit}"), load_encoder(f"clip:{copy}")
+    assert one.fingerprint == other.fingerprint and one.key == other.key
+    assert one.name != other.name
+
+
+def test_the_fingerprint_changes_with_a_single_weight():
+    one, other = small(), small()
+    other.module.conv.weight.data[0, 0, 0, 0] += 1e-6
+    assert one.fingerprint == small().fingerprint != other.fingerprint
+
+
+def test_the_fingerprint_changes_with_a_stride():
+    assert small(stride=2).fingerprint != small(stride=1).fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "bf16"},
+        {"preprocess": Preprocess(32, 41, "bilinear")},
+        {"preprocess": Preprocess(32, 40, "bicubic")},
+        {"preprocess": Preprocess(32, 40, "bilinear", mean=(0.5, 0.5, 0.5))},
+        {"preprocess": Preprocess(32, 40, "bilinear", std=(0.5, 0.5, 0.5))},
+        {"preprocess": Preprocess(32, 40, "bilinear", squash=True)},
+    ],
+)
+def test_the_key_changes_with_preprocessing_and_precision(change):
+    encoder = small()
+    other = replace(encoder, **change)
+    assert other.key != encoder.key and other.fingerprint == encoder.fingerprint
+    assert replace(encoder, name="another").key == encoder.key
+
+
+@pytest.mark.parametrize("kind", ["clip_vit", "clip_rn", "timm_spec"])
+def test_a_random_twin_depends_on_its_seed_alone(request, kind):
+    spec = str(request.getfixturevalue(kind))
+    encoder = load_encoder(spec if spec.startswith("timm") else f"clip:{spec}")
+    before = {key: value.clone() for key, value in encoder.module.state_dict().items()}
+    torch.manual_seed(11)
+    state = torch.get_rng_state()
+    twin = random_twin(encoder, 1)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(12)
+    assert random_twin(encoder, 1).fingerprint == twin.fingerprint
+    assert random_twin(encoder, 2).fingerprint != twin.fingerprint
+    assert (twin.name, twin.text) == (f"{encoder.name} (random weights)", None)
+    assert twin.preprocess == encoder.preprocess
+    assert twin.feature_size == encoder.feature_size
+    for key, value in encoder.module.state_dict().items():
+        assert torch.equal(value, before[key])
+        if value.ndim > 1:
+            drawn = twin.module.state_dict()[key]
+            assert abs(np.corrcoef(drawn.flatten(), value.flatten())[0, 1]) < 0.5, key
+
+
+def test_a_list_of_encoders_goes_to_notebooks_that_need_clips(clip_vit, clip_rn, timm_spec):
+    specs = [f"clip:{clip_vit}", timm_spec, f"clip:{clip_rn}"]
+    assert [one.name for one in load_clips(specs)] == ["CLIP tiny-vit", "CLIP tiny-rn"]
+    with pytest.raises(EncoderError, match="There is no CLIP .* among the encoders .'timm:"):
+        load_clips([timm_spec])
+
+
+# ------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("", "Unknown encoder '': begin with clip, timm, torchvision, module"),
+        ("clip", "Unknown encoder 'clip'"),
+        ("clip:", "Unknown encoder 'clip:'"),
+        ("clop:RN50", "Unknown encoder 'clop:RN50'"),
+        ("clip:RN51", "clip has no model 'RN51': did you mean RN50"),
+        ("clip:vit-b/32", "clip has no model 'vit-b/32': did you mean ViT-B/32"),
+        ("timm:deit_tini_patch16_224", "did you mean deit_tiny_patch16_224"),
+        ("timm:test_vit9@x.pt", "timm has no model 'test_vit9': did you mean test_vit"),
+        ("torchvision:resnet51", "did you mean .*resnet50"),
+        ("torchvision:ResNet50", "did you mean resnet50"),
+        ("clip:absent.pt", "There is no file absent.pt"),
+        ("timm:test_vit@absent.pt", "There is no file absent.pt"),
+        ("torchvision:resnet18@absent.pth", "There is no file absent.pth"),
+        ("module:absent.py", "There is no file absent.py"),
+    ],
+)
+def test_unknown_names_and_missing_files(spec, message):
+    with pytest.raises(EncoderError, match=message):
+        load_encoder(spec)
+
+
+def test_an_unknown_precision():
+    with pytest.raises(EncoderError, match="Unknown precision 'fp8': use fp32, bf16, fp16"):
+        load_encoder("timm:test_vit", precision="fp8")
+
+
+def test_torchvision_models_whose_last_layer_is_not_linear():
+    with pytest.raises(EncoderError, match="SqueezeNet has no linear layer"):
+        load_encoder("torchvision:squeezenet1_0@x.pth")
+
+
+KINDS = ["clip:", "timm:test_vit@", "torchvision:resnet18@"]
+
+
+@pytest.fixture
+def weights(tmp_path, clip_vit):
+    """A whole file of weights for each kind of KINDS, in a folder of the test's own."""
+    vit, resnet = tmp_path / "vit.pt", tmp_path / "resnet.pth"
+    torch.save(timm.create_model("test_vit").state_dict(), vit)
+    torch.save(torchvision.models.resnet18().state_dict(), resnet)
+    files = [Path(shutil.copy(clip_vit, tmp_path / "clip.pt")), vit, resnet]
+    return dict(zip(KINDS, files, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_truncated_weights(weights, kind):
+    file = weights[kind]
+    load_encoder(f"{kind}{file}")
+    content = file.read_bytes()
+    for share in (0, 0.001, 0.5, 0.999):
+        file.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(EncoderError, match=f"{file.name} holds no .*damaged"):
+            load_encoder(f"{kind}{file}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_another_architecture(weights, kind, tmp_path):
+    for other in [weights[name] for name in KINDS if name != kind]:
+        with pytest.raises(EncoderError, match="does not fit|holds no CLIP") as caught:
+            load_encoder(f"{kind}{other}")
+        assert str(other) in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_a_wider_model_s_weights_do_not_fit(tmp_path):
+    torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "resnet34.pth")
+    with pytest.raises(EncoderError, match="resnet34.pth does not fit torchvision:resnet18"):
+        load_encoder(f"torchvision:resnet18@{tmp_path / 'resnet34.pth'}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_holds_no_state_dict(weights, kind):
+    torch.save([1, 2], weights[kind])
+    with pytest.raises(EncoderError, match="holds no (CLIP|state dict)"):
+        load_encoder(f"{kind}{weights[kind]}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        ("clip:", "visual.conv1.weight"),
+        ("clip:", "visual.proj"),
+        ("clip:", "token_embedding.weight"),
+        ("timm:test_vit@", "patch_embed.proj.weight"),
+        ("torchvision:resnet18@", "bn1.running_var"),
+    ],
+)
+def test_weights_that_are_not_finite(weights, kind, key):
+    state = torch.load(weights[kind])
+    state[key].view(-1)[-1] = float("nan")
+    torch.save(state, weights[kind])
+    with pytest.raises(EncoderError, match="are not finite numbers"):
+        load_encoder(f"{kind}{weights[kind]}")
+
+
+class Bomb:
+    """Its unpickling makes a folder, as it could do anything else."""
+
+    def __init__(self, place):
+        self.place = str(place)
+
+    def __reduce__(self):
+        return os.mkdir, (self.place,)
+
+
+def save_pickle(content, file):
+    file.write_bytes(pickle.dumps(content))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("save", [torch.save, save_pickle])
+def test_pickled_code_is_not_executed(tmp_path, kind, save):
+    file, place = tmp_path / "weights.pt", tmp_path / "executed"
+    save({"conv1.weight": Bomb(place)}, file)
+    with pytest.raises(EncoderError, match="pickled code, which is not executed"):
+        load_encoder(f"{kind}{file}")
+    assert not place.exists()
+    torch.load(file, weights_only=False) if save is torch.save else pickle.loads(file.read_bytes())
+    assert place.exists()  # so the file was dangerous
+
+
+def offline(*_, **__):
+    raise URLError("Name or service not known")
+
+
+@pytest.mark.parametrize(
+    ("spec", "advice"),
+    [
+        ("clip:ViT-B/32", "Fetch https://.*ViT-B-32.pt .* use clip:FILE"),
+        ("timm:deit_tiny_patch16_224", "use timm:deit_tiny_patch16_224@FILE"),
+        ("torchvision:resnet18", "use torchvision:resnet18@FILE"),
+    ],
+)
+def test_without_internet_the_error_says_what_to_do(tmp_path, monkeypatch, spec, advice):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    monkeypatch.setattr(torch.hub, "urlopen", offline)
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", offline)
+    with pytest.raises(EncoderError, match=f"{spec} could not be downloaded.*{advice}"):
+        load_encoder(spec)

@@ -1,0 +1,347 @@
+"""cliphelpers.features: right rows, computed once, whatever happens to the run or its files."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from cliphelpers import features as module_under_test
+from cliphelpers import parallel
+from cliphelpers.data import index_images
+from cliphelpers.encoders import Encoder, Preprocess, encode_batch, load_encoder, to_joint
+from cliphelpers.features import cache_folder, extract_features
+from cliphelpers.images import ImageError, read_image
+
+LOCK = threading.Lock()
+
+
+class Counting(nn.Module):
+    """Three numbers a picture; counts its pictures, and breaks down after some batches."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.from_numpy(np.random.default_rng(seed).normal(size=3)))
+        self.pictures, self.batches_left = 0, np.inf
+
+    def forward(self, x):
+        with LOCK:  # batches come from several threads
+            if self.batches_left == 0:
+                raise KeyboardInterrupt
+            self.batches_left -= 1
+            self.pictures += len(x)
+        return x.mean((2, 3)) * self.weight.float()
+
+
+@pytest.fixture
+def encoder():
+    return Encoder("counting", Counting(), Preprocess(8, 8, "bilinear"), device="cpu")
+
+
+@pytest.fixture
+def index(draw):
+    """24 pictures in no special order."""
+    paths = [str(draw(f"data/{i}.png", seed=i)) for i in np.random.default_rng(0).permutation(24)]
+    return pd.DataFrame({"path": paths})
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Shards of two batches of 4, so that a few pictures make several."""
+    monkeypatch.setattr(module_under_test, "SHARD", 2)
+
+
+def by_hand(encoder, index):
+    """One picture after the other, without any of the machinery."""
+    pictures = [encoder.preprocess(read_image(path))[None] for path in index.path]
+    return np.concatenate([encode_batch(encoder, picture) for picture in pictures])
+
+
+def computed(encoder, index, cache, **more):
+    """The features and how many pictures were computed for them."""
+    before = encoder.module.pictures
+    features = extract_features(encoder, index, cache=cache, **more)
+    return features, encoder.module.pictures - before
+
+
+def shards(cache):
+    return sorted(Path(cache).rglob("*.npz"))
+
+
+# ------------------------------------------------------------------------------- the right rows
+
+
+def test_rows_are_the_index_s(encoder, index, cache):
+    features, count = computed(encoder, index, cache, batch=5)
+    assert features.dtype == np.float32 and count == 24
+    np.testing.assert_allclose(features, by_hand(encoder, index), rtol=1e-5)
+
+
+def test_any_order_subset_and_duplicates(encoder, index, cache):
+    rows = np.array([3, 17, 3, 3, 0, 23, 17, 8])
+    expected = by_hand(encoder, index)
+    features, count = computed(encoder, index.iloc[rows], cache)
+    np.testing.assert_allclose(features, expected[rows], rtol=1e-5)
+    assert count == 5
+    features, count = computed(encoder, index.iloc[::-1], cache)
+    np.testing.assert_allclose(features, expected[::-1], rtol=1e-5)
+    assert count == 24 - 5
+
+
+def test_two_files_of_the_same_content_are_computed_once(encoder, index, cache, tmp_path):
+    copy = shutil.copy(index.path[0], tmp_path / "copy.png")
+    features, count = computed(encoder, pd.DataFrame({"path": [index.path[0], str(copy)]}), cache)
+    assert count == 1 and np.array_equal(features[0], features[1])
+
+
+def test_the_joint_embedding(clip_vit, index, cache):
+    encoder = load_encoder(f"clip:{clip_vit}")
+    before = extract_features(encoder, index, cache=cache)
+    joint = extract_features(encoder, index, joint=True, cache=cache)
+    assert before.shape == (24, 64) and joint.shape == (24, 32)
+    np.testing.assert_allclose(joint, to_joint(encoder, before), rtol=1e-6)
+    assert len(shards(cache)) == 1  # both are from one computation
+
+
+# ------------------------------------------------------------------------------- computed once
+
+
+def test_what_is_kept_is_not_computed_again(encoder, index, cache, small_shards):
+    first, _ = computed(encoder, index, cache, batch=4)
+    again, count = computed(encoder, index, cache, batch=4)
+    assert count == 0 and np.array_equal(first, again)
+    assert len(shards(cache)) == 3
+
+
+def test_moving_and_renaming_pictures_computes_nothing(encoder, index, cache, tmp_path):
+    first, _ = computed(encoder, index, cache)
+    shutil.move(tmp_path / "data", tmp_path / "elsewhere")
+    paths = [path.replace("/data/", "/elsewhere/") for path in index.path]
+    os.rename(paths[2], tmp_path / "elsewhere" / "new name.png")
+    paths[2] = str(tmp_path / "elsewhere" / "new name.png")
+    again, count = computed(encoder, pd.DataFrame({"path": paths}), cache)
+    assert count == 0 and np.array_equal(first, again)
+
+
+def test_a_changed_picture_alone_is_computed_again(encoder, index, cache, draw):
+    first, _ = computed(encoder, index, cache)
+    old = os.stat(index.path[5])
+    draw(f"data/{Path(index.path[5]).name}", seed=99)
+    os.utime(index.path[5], ns=(old.st_atime_ns, old.st_mtime_ns))  # the date does not tell
+    again, count = computed(encoder, index, cache)
+    assert count == 1
+    assert np.flatnonzero((first != again).any(1)).tolist() == [5]
+    np.testing.assert_allclose(again[5:6], by_hand(encoder, index[5:6]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"module": Counting(seed=1)},
+        {"precision": "bf16"},
+        {"preprocess": Preprocess(8, 9, "bilinear")},
+        {"preprocess": Preprocess(8, 8, "bilinear", mean=(0.5, 0.5, 0.5))},
+    ],
+)
+def test_another_encoder_has_features_of_its_own(encoder, index, cache, change):
+    first, _ = computed(encoder, index, cache)
+    other = replace(encoder, **change)
+    features, count = computed(other, index, cache)
+    assert count == 24
+    np.testing.assert_allclose(features, by_hand(other, index), rtol=1e-2)
+    again, count = computed(encoder, index, cache)
+    assert count == 0 and np.array_equal(first, again)
+
+
+def test_another_name_is_the_same_encoder(encoder, index, cache):
+    computed(encoder, index, cache)
+    assert computed(replace(encoder, name="renamed"), index, cache)[1] == 0
+
+
+def test_the_cache_s_place(encoder, index, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPHELPERS_CACHE", str(tmp_path / "from environment"))
+    assert cache_folder() == tmp_path / "from environment"
+    extract_features(encoder, index)
+    assert len(shards(tmp_path / "from environment")) == 1
+    monkeypatch.delenv("CLIPHELPERS_CACHE")
+    assert "cliphelpers" in str(cache_folder()) and str(tmp_path) not in str(cache_folder())
+
+
+# ------------------------------------------------------------------------------- accidents
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 5])
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    encoder, index, cache, small_shards, tmp_path, batches
+):
+    whole, _ = computed(encoder, index, tmp_path / "another cache", batch=4)
+    encoder.module.batches_left = batches
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(encoder, index, cache=cache, batch=4)
+    encoder.module.batches_left = np.inf
+    features, count = computed(encoder, index, cache, batch=4)
+    left = 24 - batches * 4  # and what other threads had under way
+    assert left <= count <= left + 4 * parallel.CORES
+    assert np.array_equal(features, whole)
+
+
+def damage(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 + place % 255
+    path.write_bytes(content)
+
+
+PLACES = np.random.default_rng(7).random(20).tolist()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_flipped_byte_is_found_and_made_again(encoder, index, cache, small_shards, place):
+    first, _ = computed(encoder, index, cache, batch=4)
+    broken = shards(cache)[1]
+    damage(broken, int(place * broken.stat().st_size))
+    with pytest.warns(UserWarning, match=f"{broken.name} is damaged; its features are computed"):
+        again, count = computed(encoder, index, cache, batch=4)
+    assert count == 8 and np.array_equal(first, again)
+    assert computed(encoder, index, cache, batch=4)[1] == 0
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_a_truncated_file_is_found_and_made_again(encoder, index, cache, small_shards, share):
+    first, _ = computed(encoder, index, cache, batch=4)
+    broken = shards(cache)[0]
+    os.truncate(broken, int(share * broken.stat().st_size))
+    with pytest.warns(UserWarning, match="is damaged"):
+        again, count = computed(encoder, index, cache, batch=4)
+    assert count == 8 and np.array_equal(first, again)
+
+
+def test_what_a_killed_run_left_half_written_is_no_harm(encoder, index, cache):
+    first, _ = computed(encoder, index, cache)
+    folder = shards(cache)[0].parent
+    (folder / "tmpx3.part").write_bytes(shards(cache)[0].read_bytes()[:100])
+    again, count = computed(encoder, index, cache)
+    assert count == 0 and np.array_equal(first, again)
+
+
+def test_a_picture_that_cannot_be_read_stops_but_what_was_done_is_kept(encoder, index, cache):
+    good = Path(index.path[13]).read_bytes()
+    Path(index.path[13]).write_text("no picture")
+    with pytest.raises(ImageError) as caught:
+        extract_features(encoder, index, cache=cache, batch=4)
+    assert f"Cannot read {index.path[13]}: the file is no picture" in str(caught.value)
+    assert "`cliphelpers check" in str(caught.value)
+    Path(index.path[13]).write_bytes(good)
+    features, count = computed(encoder, index, cache, batch=4)
+    assert count == 24 - 12  # three batches came before it
+    np.testing.assert_allclose(features, by_hand(encoder, index), rtol=1e-5)
+
+
+def test_a_missing_picture_is_named(encoder, index, cache):
+    os.remove(index.path[4])
+    with pytest.raises(ImageError, match=f"Cannot read {index.path[4]}: No such file"):
+        extract_features(encoder, index, cache=cache)
+
+
+SCRIPT = """
+import sys, numpy as np, pandas as pd
+sys.path.insert(0, sys.argv[1])
+from test_features import Counting
+from cliphelpers import features
+from cliphelpers.encoders import Encoder, Preprocess
+
+features.SHARD = 2
+encoder = Encoder("counting", Counting(), Preprocess(8, 8, "bilinear"), device="cpu")
+print("ready", flush=True)
+sys.stdin.readline()
+index = pd.read_csv(sys.argv[2])[::int(sys.argv[5])]
+np.save(sys.argv[4], features.extract_features(encoder, index, cache=sys.argv[3], batch=2))
+"""
+
+
+def test_two_processes_at_once_do_no_harm(encoder, index, cache, tmp_path):
+    index.to_csv(tmp_path / "index.csv", index=False)
+    arguments = [str(Path(__file__).parent), str(tmp_path / "index.csv"), str(cache)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", SCRIPT, *arguments, str(tmp_path / name), step],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )
+        for name, step in (("a.npy", "1"), ("b.npy", "-1"))
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:  # both are loaded: off they go
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    expected = by_hand(encoder, index)
+    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path / "b.npy"), expected[::-1], rtol=1e-5)
+    features, count = computed(encoder, index, cache)
+    assert count == 0 and len(list(cache.rglob("*.part"))) == 0
+    np.testing.assert_allclose(features, expected, rtol=1e-5)
+
+
+def test_pictures_prepared_ahead_stay_few(index, cache, monkeypatch):
+    """A slow encoder is never more than two batches a core behind, whatever the number."""
+    prepared, encoded, ahead, lock = 0, 0, [], threading.Lock()
+
+    class Slow(Counting):
+        def forward(self, x):
+            nonlocal encoded
+            time.sleep(0.02)
+            with lock:
+                encoded += len(x)
+            return super().forward(x)
+
+    class Noting(Preprocess):
+        def __call__(self, picture):
+            nonlocal prepared
+            with lock:
+                prepared += 1
+                ahead.append(prepared - encoded)
+            return super().__call__(picture)
+
+    monkeypatch.setattr(module_under_test, "CORES", 2)
+    monkeypatch.setattr(parallel, "CORES", 2)
+    encoder = Encoder("slow", Slow(), Noting(8, 8, "bilinear"), device="cpu")
+    extract_features(encoder, index, cache=cache, batch=2)
+    assert len(ahead) == 24 and 2 < max(ahead) <= (2 * 2 + 1) * 2
+
+
+def test_the_encoder_does_not_wait_for_one_picture_after_the_other(index, cache, monkeypatch):
+    """Reading takes place in several threads, and while the encoder works."""
+    threads = set()
+
+    class Noting(Preprocess):
+        def __call__(self, picture):
+            threads.add(threading.get_ident())
+            time.sleep(0.005)
+            return super().__call__(picture)
+
+    monkeypatch.setattr(parallel, "CORES", 4)
+    encoder = Encoder("noting", Counting(), Noting(8, 8, "bilinear"), device="cpu")
+    extract_features(encoder, index, cache=cache, batch=8)
+    assert len(threads) > 1 and threading.get_ident() not in threads
+
+
+def test_a_whole_folder(fruits, timm_spec, cache):
+    encoder, index = load_encoder(timm_spec), index_images(fruits)
+    features = extract_features(encoder, index, cache=cache, batch=10)
+    np.testing.assert_allclose(features, by_hand(encoder, index), atol=1e-4)
