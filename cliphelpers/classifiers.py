@@ -162,7 +162,7 @@ class Logistic:
     device : str, optional
     """
 
-    def __init__(self, strengths, prior=None, standardize=True, tolerance=1e-6, device=None):
+    def __init__(self, strengths, prior=None, standardize=True, tolerance=1e-4, device=None):
         self.candidates = _strengths(strengths)
         self.prior, self.standardize = prior, standardize and prior is None
         self.tolerance = tolerance
@@ -180,9 +180,9 @@ class Logistic:
         def loss_and_gradient(flat, strength):
             free = torch.from_numpy(flat.astype(np.float32)).to(self.device)
             V, b = free[:size].view(-1, classes), free[size:]
-            log_p = torch.log_softmax(offset + X @ V + b, dim=1)
+            log_p = torch.log_softmax(torch.addmm(offset + b, X, V), dim=1)
             loss = -log_p.gather(1, y[:, None]).double().mean() + strength / 2 * V.square().sum()
-            error = log_p.exp()
+            error = log_p.exp_()
             error[torch.arange(len(y)), y] -= 1
             error /= len(y)
             gradient = torch.cat([(X.T @ error + strength * V).reshape(-1), error.sum(0)])

@@ -135,7 +135,7 @@ def dots(table, y, title, xlabel="accuracy"):
 
 
 def _dots(axis, part, places, colour, label, marker="o"):
-    spread = [part.value - part.low, part.high - part.value]
+    spread = np.clip([part.value - part.low, part.high - part.value], 0, None)
     axis.errorbar(
         part.value, places, xerr=spread, fmt=marker, color=colour, label=label, capsize=3, ms=6
     )
@@ -189,10 +189,11 @@ def _baseline_lines(axis, baselines):
     for number, row in enumerate(baselines.itertuples()):
         colour, style = COLOURS[7 if number else 3], ("--", ":", "-.")[number % 3]
         axis.axvline(row.value, color=colour, linestyle=style, lw=1.6, label=row.encoder)
+        left = row.value == baselines.value.min()  # of two close lines, labels on the far sides
         axis.annotate(
-            f"{row.value:.0%}", (row.value, 0.02), (3 if number else -3, 0),
+            f"{row.value:.0%}", (row.value, 0.02), (-3 if left else 3, 0),
             xycoords=("data", "axes fraction"), textcoords="offset points",
-            ha="left" if number else "right", fontsize=9, color=colour,
+            ha="right" if left else "left", fontsize=9, color=colour,
         )  # fmt: skip
 
 

@@ -168,7 +168,7 @@ def _check(given, defaults):
     for name, value in given.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-            raise RunError(f"No notebook has a parameter {name!r}: did you mean {near}?")
+            raise RunError(f"None of {', '.join(defaults)} has {name!r}: did you mean {near}?")
         expected = type(known[name])
         if not isinstance(value, (int, float) if expected is float else expected):
             raise RunError(
@@ -176,9 +176,10 @@ def _check(given, defaults):
                 f"not {value!r}"
             )
     for stem, own in defaults.items():
-        data = given.get("data", own.get("data", ""))
-        if data and not (NOTEBOOKS / data).exists():
-            raise RunError(f"There is no folder or CSV file {data}, the data of {stem}")
+        if "data" in own:
+            data = Path(given["data"]) if "data" in given else NOTEBOOKS / own["data"]
+            if not data.is_absolute() or not data.exists():  # _absolute found it not
+                raise RunError(f"There is no folder or CSV file {data}, the data of {stem}")
 
 
 def _environment():

@@ -1,7 +1,9 @@
 """Write the result tables of README.md from the tables of committed runs.
 
-    python report/tables.py            # after copying a run's results/ and run.json to
-                                       # report/results/embedded or report/results/photographs
+    python report/tables.py
+
+before which a run's results/*.csv and run.json (run-cold.json of a run without anything cached)
+have been copied to report/results/NAME.
 
 Each table stands between two comments that name it; everything else is left as it is.
 """
@@ -58,13 +60,19 @@ def differences(run):
 
 
 def minutes(run):
-    """Minutes of each notebook of a committed run."""
-    record = json.loads((RESULTS / run / "run.json").read_text())["notebooks"]
-    seconds = {name: one["seconds"] for name, one in record.items()}
-    lines = [[name, f"{value / 60:.1f}"] for name, value in seconds.items()]
+    """Minutes of each notebook of a committed run: without anything cached, and again."""
+    columns = [_seconds(run, file) for file in ("run-cold.json", "run.json")]
+    names = list(columns[0])
+    lines = [[name, *(f"{column[name] / 60:.1f}" for column in columns)] for name in names]
+    sums = ["all", *(f"{sum(column.values()) / 60:.1f}" for column in columns)]
     return _markdown(
-        ["notebook", "minutes"], [*lines, ["all", f"{sum(seconds.values()) / 60:.1f}"]]
+        ["notebook", "minutes, nothing cached", "minutes, features cached"], [*lines, sums]
     )
+
+
+def _seconds(run, file):
+    record = json.loads((RESULTS / run / file).read_text(encoding="utf-8"))
+    return {name: one["seconds"] for name, one in record["notebooks"].items()}
 
 
 def _pivot(rows, keys):

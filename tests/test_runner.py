@@ -88,7 +88,7 @@ def test_without_a_checkout_there_are_no_notebooks(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["04"], "There is no notebook '04': did you mean"),
-        (["-p", "raet", "1"], "No notebook has a parameter 'raet': did you mean rate?"),
+        (["-p", "raet", "1"], " has 'raet': did you mean rate?"),
         (["-p", "seeds", "3"], "seeds must be a list such as [0], not 3"),
         (["-p", "rate", "fast"], "rate must be a float such as 0.5, not 'fast'"),
         (["-p", "data", "7"], "data must be a str such as '', not 7"),
