@@ -162,7 +162,7 @@ class Logistic:
     device : str, optional
     """
 
-    def __init__(self, strengths, prior=None, standardize=True, tolerance=1e-4, device=None):
+    def __init__(self, strengths, prior=None, standardize=True, tolerance=1e-6, device=None):
         self.candidates = _strengths(strengths)
         self.prior, self.standardize = prior, standardize and prior is None
         self.tolerance = tolerance

@@ -2,8 +2,7 @@
 
     python report/tables.py
 
-before which a run's results/*.csv and run.json (run-cold.json of a run without anything cached)
-have been copied to report/results/NAME.
+before which a run's results/*.csv and run.json have been copied to report/results/NAME.
 
 Each table stands between two comments that name it; everything else is left as it is.
 """
@@ -60,19 +59,11 @@ def differences(run):
 
 
 def minutes(run):
-    """Minutes of each notebook of a committed run: without anything cached, and again."""
-    columns = [_seconds(run, file) for file in ("run-cold.json", "run.json")]
-    names = list(columns[0])
-    lines = [[name, *(f"{column[name] / 60:.1f}" for column in columns)] for name in names]
-    sums = ["all", *(f"{sum(column.values()) / 60:.1f}" for column in columns)]
-    return _markdown(
-        ["notebook", "minutes, nothing cached", "minutes, features cached"], [*lines, sums]
-    )
-
-
-def _seconds(run, file):
-    record = json.loads((RESULTS / run / file).read_text(encoding="utf-8"))
-    return {name: one["seconds"] for name, one in record["notebooks"].items()}
+    """Minutes of each notebook of a committed run."""
+    record = json.loads((RESULTS / run / "run.json").read_text(encoding="utf-8"))
+    seconds = {name: one["seconds"] for name, one in record["notebooks"].items()}
+    seconds["all"] = sum(seconds.values())
+    return _markdown(["notebook", "minutes"], [[k, f"{v / 60:.1f}"] for k, v in seconds.items()])
 
 
 def _pivot(rows, keys):
