@@ -9,7 +9,7 @@ EMBEDDED := data/fruits-mini
 
 figures: .venv/.installed
 	$(BIN)/cliphelpers run --data "$(DATA)" --output "$(OUTPUT)"
-	@if [ "$(DATA)" = "$(EMBEDDED)" ]; then cp "$(OUTPUT)"/pics/*.jpg pics/; fi  # the README's gallery
+	@if [ "$(DATA)" = "$(EMBEDDED)" ]; then mkdir -p pics; cp "$(OUTPUT)"/pics/*.jpg pics/; fi  # the README's gallery
 
 test: .venv/.installed
 	$(BIN)/python -m pytest
