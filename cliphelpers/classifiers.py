@@ -181,7 +181,10 @@ class Logistic:
             free = torch.from_numpy(flat.astype(np.float32)).to(self.device)
             V, b = free[:size].view(-1, classes), free[size:]
             log_p = torch.log_softmax(torch.addmm(offset + b, X, V), dim=1)
-            loss = -log_p.gather(1, y[:, None]).double().mean() + strength / 2 * V.square().sum()
+            loss = (
+                -log_p.gather(1, y[:, None]).double().mean()
+                + strength / 2 * V.double().square().sum()
+            )
             error = log_p.exp_()
             error[torch.arange(len(y)), y] -= 1
             error /= len(y)
@@ -214,9 +217,13 @@ def _strengths(strengths):
 
 
 def _moments(X):
-    """Mean and standard deviation of each feature; a constant one keeps its scale."""
-    std = X.std(0)
-    return X.mean(0), np.where(std > 1e-6, std, 1).astype(np.float32)
+    """Mean and standard deviation of each feature; a constant one keeps its scale.
+
+    In float64, since features of a deep network with random weights can be as small as 1e-20.
+    """
+    mean, std = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
+    varies = std > 1e-6 * np.abs(mean)
+    return mean.astype(np.float32), np.where(varies, std, 1).astype(np.float32)
 
 
 def fit_chosen(classifier, X, y, train, val, fit):

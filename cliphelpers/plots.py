@@ -189,7 +189,7 @@ def _baseline_lines(axis, baselines):
     for number, row in enumerate(baselines.itertuples()):
         colour, style = COLOURS[7 if number else 3], ("--", ":", "-.")[number % 3]
         axis.axvline(row.value, color=colour, linestyle=style, lw=1.6, label=row.encoder)
-        left = row.value == baselines.value.min()  # of two close lines, labels on the far sides
+        left = 0.1 < row.value == baselines.value.min()  # labels on the far sides of two lines
         axis.annotate(
             f"{row.value:.0%}", (row.value, 0.02), (-3 if left else 3, 0),
             xycoords=("data", "axes fraction"), textcoords="offset points",

@@ -313,3 +313,14 @@ def test_scores_of_folds_stand_in_the_order_of_their_test_pictures():
 
 
 # ------------------------------------------------------------------------------- in parallel
+
+
+@pytest.mark.parametrize("make", [Ridge, Logistic])
+def test_tiny_features_count_as_much_as_large_ones(make, train, test):
+    """A deep network with random weights has features of 1e-20 that still tell classes apart."""
+    X, y = train
+    expected = make([0.1]).fit(X, y, 4).scores(test)
+    tiny = np.float32(1e-20)
+    np.testing.assert_allclose(
+        make([0.1]).fit(X * tiny, y, 4).scores(test * tiny), expected, atol=1e-3
+    )
