@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import os
-import tempfile
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -12,16 +10,16 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-import pooch
 from tqdm import tqdm
 
+from cliphelpers.cache import cache_folder, write_atomically
 from cliphelpers.encoders import encode_batch, to_joint
 from cliphelpers.images import ImageError, read_image
 from cliphelpers.parallel import CORES, thread_pool
 
 BATCH = 32
 SHARD = 32  # batches kept in one file
-CACHE_FORMAT = "1"  # part of every key: raise it when shards change
+SHARD_FORMAT = "1"  # part of every folder's name: raise it when shards change
 
 
 def extract_features(encoder, index, joint=False, cache=None, batch=BATCH):
@@ -41,7 +39,7 @@ def extract_features(encoder, index, joint=False, cache=None, batch=BATCH):
         False for the features before the projection, which probes use (CLIP paper, section 3.2);
         True for CLIP's joint embedding, which zero-shot uses. Both come from one computation.
     cache : str or Path, optional
-        Folder; by default :func:`cache_folder`.
+        Folder; by default :func:`cliphelpers.cache.cache_folder`.
     batch : int
         Pictures in a batch on the device.
 
@@ -55,7 +53,7 @@ def extract_features(encoder, index, joint=False, cache=None, batch=BATCH):
     ImageError
         A picture cannot be read; the message names it. What was computed before is kept.
     """
-    folder = Path(cache or cache_folder()) / "features" / f"{CACHE_FORMAT}-{encoder.key[:32]}"
+    folder = Path(cache or cache_folder()) / "features" / f"{SHARD_FORMAT}-{encoder.key[:32]}"
     paths = list(index.path)
     digests = _digests(paths)
     known = _read_shards(folder)
@@ -75,11 +73,6 @@ def extract_features(encoder, index, joint=False, cache=None, batch=BATCH):
             _write_shard(folder, pending, known)
     features = np.stack([known[digest] for digest in digests])
     return to_joint(encoder, features) if joint else features
-
-
-def cache_folder():
-    """The folder of what is kept: $CLIPHELPERS_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("CLIPHELPERS_CACHE") or pooch.os_cache("cliphelpers"))
 
 
 def _encode(encoder, paths, batch):
@@ -153,8 +146,4 @@ def _write_shard(folder, digests, known):
     features = np.stack([known[digest] for digest in digests])
     np.savez(buffer, digests=np.array(digests), features=features)
     content = buffer.getvalue()
-    target = folder / f"{hashlib.sha256(content).hexdigest()}.npz"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
-        file.write(content)
-    os.replace(file.name, target)
+    write_atomically(folder / f"{hashlib.sha256(content).hexdigest()}.npz", content)

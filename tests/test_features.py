@@ -17,9 +17,10 @@ from torch import nn
 
 from cliphelpers import features as module_under_test
 from cliphelpers import parallel
+from cliphelpers.cache import cache_folder
 from cliphelpers.data import index_images
 from cliphelpers.encoders import Encoder, Preprocess, encode_batch, load_encoder, to_joint
-from cliphelpers.features import cache_folder, extract_features
+from cliphelpers.features import extract_features
 from cliphelpers.images import ImageError, read_image
 
 LOCK = threading.Lock()

@@ -12,8 +12,9 @@ WORK = REPOSITORY / ".cache" / "clip_mini"
 WEIGHTS = REPOSITORY / "data" / "weights"
 SIDE = 160
 JOINT = 256
-TEMPLATES = ("{}", "a photo of a {}.", "a picture of a {}", "a photo of the {} on white.",
-             "a close-up photo of a {}", "a photo of a {}, a type of food.")
+TEMPLATES = ("{}", "a photo of a {}.", "a photo of a {}, a type of fruit.",
+             "a photo of one {} on a white background.", "a close-up photo of a {}.",
+             "a picture of a {}.")
 
 
 def add_work(parser):

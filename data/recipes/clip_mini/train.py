@@ -22,9 +22,9 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, kl_div
 from towers import VISION, WIDTH, ImageTower, build, encode_text, normalise, tokenize
 
-RATE = {"text": 1.5e-3, "vit": 1e-3, "rn": 1.5e-3}
-BATCH = {"text": 256, "vit": 128, "rn": 96}
-STAGES = {"vit": ((0.6, 128), (1.0, 224)), "rn": ((0.6, 96), (0.85, 128), (1.0, 160))}
+RATE = {"text": 1.5e-3, "vit": 1e-3, "rn": 1.2e-3}
+BATCH = {"text": 256, "vit": 64, "rn": 64}
+STAGES = {"vit": ((0.7, 128), (1.0, 224)), "rn": ((0.7, 96), (0.85, 128), (1.0, 160))}
 MIXTURE = {"bridge": 0.25, "patch": 0.27, "photo": 0.13, "food cutout": 0.2, "cutout": 0.15}
 ANCHORS, SHARPNESS = 1024, 20.0
 LONGEST = 15

@@ -606,12 +606,12 @@ def walnut(rng):
     )
     across = np.abs(np.sin(body.turn))
     seam = np.exp(-((across / 0.1) ** 2))
-    body.swell(1 + 0.07 * seam)
+    body.swell(1 + 0.1 * seam)
     body.lump(rng, 0.06)
     warp = np.stack([noise(body.points, 2.5, rng, 2) for _ in range(3)], -1)
-    ridges = np.abs(noise((body.points + 0.22 * warp) * [1, 1, 0.55], 3.6, rng, 2))
+    ridges = np.abs(noise((body.points + 0.22 * warp) * [1, 1, 0.55], 5.5, rng, 2))
     valley = smoothstep(0.2, 0.0, ridges) * (1 - 0.7 * seam)
-    body.push(-0.08 * valley + 0.04 * noise(body.points, 5, rng, 2))
+    body.push(-0.06 * valley + 0.04 * noise(body.points, 5, rng, 2))
     patches = noise(body.points, 2, rng, 4)
     colour = mix((186, 138, 88), (152, 106, 62), smoothstep(-0.4, 0.5, patches))
     colour = mix(colour, (112, 72, 42), 0.5 * valley)
@@ -626,7 +626,7 @@ FRUITS = {
         apple, ground=(222, 192, 84), blush=(206, 190, 92), cover=0.0, russet=0.3
     ),
     "Apple Granny Smith": partial(
-        apple, ground=(142, 164, 70), blush=(128, 152, 62), cover=0.1, width=1.04, waist=0.86
+        apple, ground=(172, 192, 82), blush=(138, 168, 58), cover=0.0, width=1.02, waist=0.78
     ),
     "Apple Red 1": partial(
         apple, ground=(208, 160, 84), blush=(158, 26, 34), cover=0.42, waist=0.74

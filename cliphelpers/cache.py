@@ -1,0 +1,87 @@
+"""What is computed once and kept on disk: the folder, the keys, and files that are never half."""
+
+import hashlib
+import io
+import os
+import warnings
+from pathlib import Path
+from uuid import uuid4
+
+import joblib
+import numpy as np
+import pooch
+
+CACHE_FORMAT = "1"  # part of every key: raise it when what is kept, or how it is computed, changes
+
+
+def cache_folder():
+    """The folder of what is kept: $CLIPHELPERS_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("CLIPHELPERS_CACHE") or pooch.os_cache("cliphelpers"))
+
+
+def key_of(*parts):
+    """A key of values, arrays (by content), lists, dicts and objects of them: 40 hex digits."""
+    return joblib.hash((CACHE_FORMAT, *parts), hash_name="sha1")
+
+
+def write_atomically(path, content):
+    """Write bytes so that the file is there as a whole or not at all, whoever else writes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name[:8]}.{uuid4().hex}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def save_arrays(path, arrays):
+    """Write a dict of names to arrays atomically, after the SHA-256 of the file's other bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    content = buffer.getvalue()
+    write_atomically(path, hashlib.sha256(content).digest() + content)
+
+
+def load_arrays(path):
+    """What :func:`save_arrays` wrote; None if there is no such file, or if it is damaged.
+
+    A damaged file is deleted, with a warning, so that its content is computed again.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        return None
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+        warnings.warn(f"{path} is damaged; its content is computed again", stacklevel=2)
+        Path(path).unlink(missing_ok=True)
+        return None
+    return dict(np.load(io.BytesIO(content[32:])))
+
+
+def kept(kind, parts, compute, cache=None):
+    """The arrays that ``compute()`` returns, computed only if they are not on disk already.
+
+    Parameters
+    ----------
+    kind : str
+        Folder below the cache folder.
+    parts : tuple
+        All that the arrays depend on: see :func:`key_of`.
+    compute : function
+        Returns a dict of names to arrays.
+    cache : str or Path, optional
+        Folder; by default :func:`cache_folder`.
+
+    Returns
+    -------
+    dict of str to array
+    """
+    path = Path(cache or cache_folder()) / kind / f"{key_of(*parts)}.npz"
+    arrays = load_arrays(path)
+    if arrays is None:
+        arrays = compute()
+        save_arrays(path, arrays)
+    return arrays

@@ -1,0 +1,69 @@
+"""What is kept on disk: computed once, never half, never damaged."""
+
+import os
+
+import numpy as np
+import pytest
+
+from cliphelpers.cache import kept, key_of, load_arrays, save_arrays, write_atomically
+from cliphelpers.classifiers import Logistic
+
+
+def test_kept_computes_once_and_again_for_another_part(tmp_path):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return {"a": np.arange(3), "b": np.ones((2, 2), bool)}
+
+    for part in (1, 1, 2, 1):
+        arrays = kept("some", (part, np.zeros(4)), compute, tmp_path)
+        np.testing.assert_array_equal(arrays["a"], [0, 1, 2])
+        assert arrays["b"].dtype == bool
+    assert len(calls) == 2
+
+
+def test_keys_tell_values_arrays_and_settings_apart():
+    X = np.random.default_rng(0).random((5, 3), np.float32)
+    other = X.copy()
+    other[4, 2] += 1e-6
+    keys = [
+        key_of("a", X),
+        key_of("a", other),
+        key_of("a", X.astype(np.float64)),
+        key_of("b", X),
+        key_of("a", X.T),
+        key_of(Logistic([1.0]), X),
+        key_of(Logistic([2.0]), X),
+        key_of(Logistic([1.0], tolerance=1e-4), X),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key_of("a", X.copy()) == keys[0]
+    assert key_of(Logistic([1.0]), X.copy()) == keys[5]
+
+
+def test_a_damaged_file_is_found_out_wherever_the_damage_is(tmp_path):
+    path = tmp_path / "x.npz"
+    save_arrays(path, {"a": np.arange(5)})
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.warns(UserWarning, match="x.npz is damaged"):
+            assert load_arrays(path) is None
+        assert not path.exists()
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(load_arrays(path)["a"], np.arange(5))
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    write_atomically(path, b"old")
+
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["x"]
