@@ -32,8 +32,10 @@ def write_atomically(path, content):
     try:
         part.write_bytes(content)
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # one of writing, such as a full disk, names no file
+            error.filename = str(path)
         raise
 
 

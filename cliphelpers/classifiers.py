@@ -13,6 +13,7 @@ import scipy.linalg
 import scipy.optimize
 import torch
 
+from cliphelpers.cache import kept
 from cliphelpers.encoders import default_device, encode_text
 
 
@@ -257,8 +258,13 @@ def fit_chosen(classifier, X, y, train, val, fit):
 def fold_scores(classifier, X, y, folds):
     """Scores of the test pictures of all folds, one fold after the other: float32 (M, C).
 
-    Each fold's candidate is chosen on its validation part: see :func:`fit_chosen`.
+    Each fold's candidate is chosen on its validation part: see :func:`fit_chosen`. The scores are
+    kept on disk: see :func:`cliphelpers.cache.kept`.
     """
-    fitted = [fit_chosen(classifier, X, y, fold.train, fold.val, fold.fit) for fold in folds]
-    pairs = zip(fitted, folds, strict=True)
-    return np.concatenate([one.scores(X[fold.test])[0] for one, fold in pairs])
+
+    def compute():
+        fitted = [fit_chosen(classifier, X, y, fold.train, fold.val, fold.fit) for fold in folds]
+        pairs = zip(fitted, folds, strict=True)
+        return {"scores": np.concatenate([one.scores(X[fold.test])[0] for one, fold in pairs])}
+
+    return kept("scores", (type(classifier).__name__, classifier, X, y, folds), compute)["scores"]

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cliphelpers.images import find_images
+from cliphelpers.images import digests, find_images
 
 COLUMNS = ["path", "label", "split", "clip"]
 SPLIT_FOLDERS = {
@@ -103,7 +103,12 @@ def _from_folders(root):
 
 
 def _folders(folder):
-    return [Path(e.path) for e in _scan(folder) if e.is_dir() and not e.name.startswith(".")]
+    paths = [Path(e.path) for e in _scan(folder) if not e.name.startswith(".")]
+    folders = [path for path in paths if os.path.isdir(path)]
+    for path in folders:
+        if Path(folder).resolve().is_relative_to(path.resolve()):
+            raise ValueError(f"{path} is a link to a folder that it lies in: remove it")
+    return folders
 
 
 def _scan(folder):
@@ -165,8 +170,17 @@ def classes(index):
 
 
 def targets(index):
-    """Class numbers, the positions in :func:`classes`: int64 array, shape (N,)."""
-    return np.searchsorted(classes(index), np.asarray(index.label, dtype=str)).astype(np.int64)
+    """Class numbers, the positions in :func:`classes`: int64 array, shape (N,).
+
+    Raises
+    ------
+    ValueError
+        There is one class only.
+    """
+    names = classes(index)
+    if len(names) < 2:
+        raise ValueError(f"All pictures are of one class, {names[0]!r}: there must be two to tell")
+    return np.searchsorted(names, np.asarray(index.label, dtype=str)).astype(np.int64)
 
 
 def clip_of(index):
@@ -175,7 +189,12 @@ def clip_of(index):
 
 
 def summary(index):
-    """Counts of an index: DataFrame with a row for each stated split and one for all."""
+    """Counts of an index: DataFrame with a row for each stated split and one for all.
+
+    The last column counts leakage: pictures that are, byte by byte, also in the training part
+    (all that is not stated to be test) under another path. Where there are any, a warning says so.
+    """
+    copied = _copied(index)
     groups = [(split or "not stated", part) for split, part in index.groupby("split")]
     rows = {
         name: [
@@ -183,11 +202,28 @@ def summary(index):
             part.label.nunique(),
             len(set(clip_of(part))),
             part.label.value_counts().min(),
+            copied[part.index].sum(),
         ]
         for name, part in [*groups, ("all", index)]
     }
     columns = ["pictures", "classes", "clips", "pictures of the smallest class"]
+    columns += ["copies of training pictures"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def _copied(index):
+    """Whether a picture is also in the training part under another path: bool Series."""
+    content, learnt = pd.Series(digests(index.path), index.index), index.split != "test"
+    copied = content.map(content[learnt].value_counts()).fillna(0) > learnt
+    if copied.any():
+        one, other = index.path[content == content[copied].iloc[0]].iloc[:2]
+        warnings.warn(
+            f"{copied.sum()} pictures, {(copied & ~learnt).sum()} of them of the test part, are "
+            f"copies of training pictures, such as {one} and {other}: accuracies can be too high. "
+            "Remove the copies",
+            stacklevel=3,
+        )
+    return copied
 
 
 # ------------------------------------------------------------------------------- splits
@@ -268,8 +304,15 @@ def random(index, seed=0):
     """A quarter of every class for the test, drawn at random: one fold.
 
     A class with a single picture keeps it for training.
+
+    Raises
+    ------
+    ValueError
+        No class has two pictures.
     """
     train, test = _stratified(index, np.arange(len(index)), TEST, seed)
+    if not len(test):
+        raise ValueError("No class has two pictures, one to learn from and one to test")
     train, val = _validation(index, train, seed)
     return [Fold(train, val, test)]
 

@@ -67,6 +67,10 @@ class Preprocess:
     def __call__(self, picture):
         """RGB picture -> uint8 array, shape (size, size, 3)."""
         method = transforms.InterpolationMode(self.interpolation)
+        short, long = sorted(picture.size)
+        if not self.squash and long > 16 * short:  # the crop sees its middle: do not resize all
+            middle = 16 * short + (long - 16 * short) % 2  # without a shift by half a pixel
+            picture = transforms.center_crop(picture, [min(s, middle) for s in picture.size[::-1]])
         sides = [self.resize, self.resize] if self.squash else self.resize
         picture = transforms.resize(picture, sides, method)
         return np.array(transforms.center_crop(picture, self.size))
@@ -211,14 +215,25 @@ def encode_text(encoder, texts):
         No CLIP, or a text of more than 77 tokens.
     """
     _needs_text(encoder)
+    batches = tokenize(texts).to(encoder.device).split(256)
+    return torch.cat([encoder.text.encode_text(batch).float() for batch in batches]).cpu().numpy()
+
+
+def tokenize(texts):
+    """CLIP's tokens of texts: int tensor, shape (T, 77).
+
+    Raises
+    ------
+    EncoderError
+        A text has more than 77 tokens.
+    """
     tokens = []
     for text in texts:
         try:
             tokens.append(clip.tokenize(text))
         except RuntimeError:
             raise EncoderError(f"This text has more than {CONTEXT} tokens: {text!r}") from None
-    batches = torch.cat(tokens).to(encoder.device).split(256)
-    return torch.cat([encoder.text.encode_text(batch).float() for batch in batches]).cpu().numpy()
+    return torch.cat(tokens)
 
 
 def _needs_text(encoder):

@@ -4,7 +4,6 @@ import hashlib
 import io
 import warnings
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from cliphelpers.cache import cache_folder, write_atomically
 from cliphelpers.encoders import encode_batch, to_joint
-from cliphelpers.images import ImageError, read_image
+from cliphelpers.images import ImageError, digests, read_image
 from cliphelpers.parallel import CORES, thread_pool
 
 BATCH = 32
@@ -55,9 +54,9 @@ def extract_features(encoder, index, joint=False, cache=None, batch=BATCH):
     """
     folder = Path(cache or cache_folder()) / "features" / f"{SHARD_FORMAT}-{encoder.key[:32]}"
     paths = list(index.path)
-    digests = _digests(paths)
+    contents = digests(paths)
     known = _read_shards(folder)
-    missing = {digest: path for digest, path in zip(digests, paths, strict=True)}
+    missing = {digest: path for digest, path in zip(contents, paths, strict=True)}
     missing = [(digest, path) for digest, path in missing.items() if digest not in known]
     pending = []
     try:
@@ -71,7 +70,7 @@ def extract_features(encoder, index, joint=False, cache=None, batch=BATCH):
     finally:  # an error or an interrupt loses no finished batch
         if pending:
             _write_shard(folder, pending, known)
-    features = np.stack([known[digest] for digest in digests])
+    features = np.stack([known[digest] for digest in contents])
     return to_joint(encoder, features) if joint else features
 
 
@@ -109,19 +108,6 @@ def _encode(encoder, paths, batch):
                 bar.update(len(paths[first : first + batch]))
 
 
-def _digests(paths):
-    """SHA-256 of each file's bytes."""
-
-    def digest(path):
-        try:
-            return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        except OSError as error:
-            raise ImageError(f"Cannot read {path}: {error.strerror}") from error
-
-    with ThreadPoolExecutor(CORES) as pool:
-        return list(pool.map(digest, paths, chunksize=256))
-
-
 def _read_shards(folder):
     """All that is kept in a folder: dict of picture digest to feature vector.
 
@@ -140,10 +126,10 @@ def _read_shards(folder):
     return known
 
 
-def _write_shard(folder, digests, known):
+def _write_shard(folder, contents, known):
     """Write atomically: a shard is there as a whole or not at all, whoever else writes."""
     buffer = io.BytesIO()
-    features = np.stack([known[digest] for digest in digests])
-    np.savez(buffer, digests=np.array(digests), features=features)
+    features = np.stack([known[digest] for digest in contents])
+    np.savez(buffer, digests=np.array(contents), features=features)
     content = buffer.getvalue()
     write_atomically(folder / f"{hashlib.sha256(content).hexdigest()}.npz", content)

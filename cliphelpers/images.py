@@ -1,7 +1,10 @@
 """Reading pictures: every format to 8-bit RGB, every fault with the picture's path."""
 
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,11 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from cliphelpers.parallel import CORES
+
+with suppress(ImportError):  # iPhones' format, where its reader is installed
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .png .bmp .gif .webp .tif .tiff .ppm .pgm .jp2 .avif .heic .heif".split()  # noqa: SIM905
@@ -66,7 +74,7 @@ def _reason(path, error):
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if Path(path).suffix.lower() in (".heic", ".heif"):
-        return "HEIC is not supported; convert it to JPEG"
+        return "convert it to JPEG, or install what reads HEIC: pip install pillow-heif"
     if isinstance(error, Image.UnidentifiedImageError):
         return "the file is empty" if os.path.getsize(path) == 0 else "the file is no picture"
     return str(error) or type(error).__name__
@@ -93,6 +101,31 @@ def find_images(folder):
 
 def _is_picture(name):
     return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+
+
+def digests(paths):
+    """SHA-256 of each file's bytes: list of str. A file that has not changed is read once only.
+
+    Raises
+    ------
+    ImageError
+        A file is missing or cannot be read.
+    """
+
+    def digest(path):
+        try:
+            state = os.stat(path)
+            return _digest(path, state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns)
+        except OSError as error:
+            raise ImageError(f"Cannot read {path}: {error.strerror}") from error
+
+    with ThreadPoolExecutor(CORES) as pool:
+        return list(pool.map(digest, paths))
+
+
+@lru_cache(maxsize=None)
+def _digest(path, *state):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def check_images(paths):

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -18,10 +19,10 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 from traitlets.config import Config
 
+from cliphelpers.parameters import check_parameters
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-# Sockets in the file system: no ports, which two kernels started at once could race for
-KERNEL = Config(KernelManager={"transport": "tcp" if os.name == "nt" else "ipc"})
 PACKAGES = ["torch", "torchvision", "timm", "clip-anytorch", "numpy", "scipy", "scikit-learn"]
 
 
@@ -49,6 +50,8 @@ def run(names=(), parameters=None, output="output"):
     RunError
         Before anything runs: an unknown notebook or parameter, a wrong type, a missing data
         folder. Later: a cell failed; what was done is kept.
+    ParameterError
+        Before anything runs: an impossible value.
     """
     paths = find_notebooks(names)
     defaults = {path.stem: _defaults(path) for path in paths}
@@ -63,14 +66,17 @@ def run(names=(), parameters=None, output="output"):
     cells = sum(_is_code(cell) for book in notebooks.values() for cell in book.cells)
     cells += len(paths)  # papermill adds one with the parameters
     papermill_engines.register("cliphelpers", _Engine)
-    with tqdm(total=cells, unit="cell", file=sys.stderr) as bar:
+    with (
+        tqdm(total=cells, unit="cell", file=sys.stderr) as bar,
+        tempfile.TemporaryDirectory() as sockets,
+    ):
         _Engine.bar = bar
         for path in paths:
             bar.set_description(path.stem)
             own = defaults[path.stem]
             mine = {name: value for name, value in given.items() if name in own}
             start = time.perf_counter()
-            _execute(path, output / "notebooks" / path.name, mine)
+            _execute(path, output / "notebooks" / path.name, mine, sockets)
             record["notebooks"][path.stem] = {
                 "parameters": own | {name: typed[name] for name in mine},
                 "seconds": round(time.perf_counter() - start, 1),
@@ -101,7 +107,9 @@ def _is_code(cell):
     return cell.cell_type == "code"
 
 
-def _execute(path, target, parameters):
+def _execute(path, target, parameters, sockets):
+    # Sockets in a folder of this run: no ports or names that two runs at once could race for
+    ipc = {} if os.name == "nt" else {"transport": "ipc", "ip": f"{sockets}/kernel"}
     try:
         papermill.execute_notebook(
             str(path),
@@ -111,7 +119,7 @@ def _execute(path, target, parameters):
             kernel_name="python3",
             progress_bar=False,
             cwd=NOTEBOOKS,
-            config=KERNEL,
+            config=Config(KernelManager=ipc),
         )
     except PapermillExecutionError as error:
         source = error.source.strip().splitlines()
@@ -180,6 +188,9 @@ def _check(given, defaults):
             data = Path(given["data"]) if "data" in given else NOTEBOOKS / own["data"]
             if not data.is_absolute() or not data.exists():  # _absolute found it not
                 raise RunError(f"There is no folder or CSV file {data}, the data of {stem}")
+        values = {name: given.get(name, value) for name, value in own.items()}
+        places = {name: NOTEBOOKS / values[name] for name in ("data", "names") if name in own}
+        check_parameters(values | places)
 
 
 def _environment():

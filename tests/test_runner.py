@@ -14,7 +14,7 @@ from cliphelpers.runner import RunError, find_notebooks, parse_value
 
 PARAMETERS = """\
 data = ""
-encoders = []
+encoders = ["clip:RN50"]
 splits = ["official"]
 seeds = [0]
 output = "out"

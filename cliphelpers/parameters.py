@@ -1,0 +1,73 @@
+"""What the notebooks' parameters can be, checked before anything is computed."""
+
+import math
+import warnings
+
+from cliphelpers.data import SPLITS, classes, index_images, prompt_names
+from cliphelpers.encoders import LOADERS, EncoderError, tokenize
+
+
+class ParameterError(ValueError):
+    """A value that a parameter cannot have. The message names the parameter and what it can be."""
+
+
+def _whole(least):
+    return lambda value: type(value) is int and value >= least
+
+
+def _not_negative(value):
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def _encoder(value):
+    return isinstance(value, str) and value.partition(":")[0] in LOADERS
+
+
+def _template(value):
+    return isinstance(value, str) and value.count("{}") == 1
+
+
+LISTS = {  # what the items of each list can be
+    "encoders": (_encoder, f"texts that begin with {', '.join(LOADERS)} and a colon"),
+    "splits": (lambda value: value in list(SPLITS), f"some of {', '.join(SPLITS)}"),
+    "seeds": (_whole(0), "whole numbers from 0 on"),
+    "shots": (_whole(1), "whole numbers from 1 on"),
+    "strengths": (_not_negative, "numbers from 0 on"),
+    "alphas": (_not_negative, "numbers from 0 on"),
+    "betas": (_not_negative, "numbers from 0 on"),
+    "templates": (_template, "texts, each with one {} where the class name goes"),
+}
+
+
+def check_parameters(parameters):
+    """Refuse what cannot be computed: the first step of a notebook, and of a run of it.
+
+    Parameters
+    ----------
+    parameters : dict of str to value
+        Those of a notebook; names without a rule are passed over, so it gives its ``globals()``.
+
+    Raises
+    ------
+    ParameterError
+        A list is empty or has an impossible item, or a prompt has more than 77 tokens.
+    """
+    for name in [name for name in LISTS if name in parameters]:
+        values, (allowed, words) = parameters[name], LISTS[name]
+        must = f"The parameter {name} must be a list of {words}"
+        if not isinstance(values, list) or not values:
+            raise ParameterError(f"{must}, not {values!r}")
+        if wrong := [value for value in values if not allowed(value)]:
+            raise ParameterError(f"{must}: {wrong[0]!r} is none")
+    if "templates" in parameters:
+        _check_prompts(**{name: parameters[name] for name in ("data", "names", "templates")})
+
+
+def _check_prompts(data, names, templates):
+    with warnings.catch_warnings():  # the notebook itself will give them
+        warnings.simplefilter("ignore")
+        words = prompt_names(classes(index_images(data)), names)
+    try:
+        tokenize(template.replace("{}", word) for template in templates for word in words)
+    except EncoderError as error:
+        raise ParameterError(f"The parameter templates gives too long a prompt. {error}") from None
