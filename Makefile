@@ -5,17 +5,23 @@ OUTPUT ?= output
 BIN    := .venv/bin
 EMBEDDED := data/fruits-mini
 
-.PHONY: figures test lab lint clean
+.PHONY: figures report test lab lint clean
 
 figures: .venv/.installed
 	$(BIN)/cliphelpers run --data "$(DATA)" --output "$(OUTPUT)"
 	@if [ "$(DATA)" = "$(EMBEDDED)" ]; then mkdir -p pics; cp "$(OUTPUT)"/pics/*.jpg pics/; fi  # the README's gallery
 
+# report.pdf from the tables in report/results/ and the figures in pics/
+report: .venv/.installed
+	@$(BIN)/python -c 'import typst' 2>/dev/null || $(BIN)/pip install -e '.[report]'
+	$(BIN)/python report/build.py
+
 test: .venv/.installed
 	$(BIN)/python -m pytest
 
+# It says the address itself. The kernel python3 is .venv's own, whatever kernels the user has.
 lab: .venv/.installed
-	$(BIN)/jupyter lab notebooks
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) --log-level=WARN notebooks
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

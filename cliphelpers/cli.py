@@ -1,4 +1,4 @@
-"""The command ``cliphelpers``: run, check, download."""
+"""The command ``cliphelpers``: run, compare, check, download."""
 
 import argparse
 import sys
@@ -29,6 +29,11 @@ def _parser():
     run.add_argument("--output", default="output", metavar="DIR", help="default: %(default)s")
     run.set_defaults(do=_run)
 
+    compare = commands.add_parser("compare", help="show the tables of several runs side by side")
+    compare.add_argument("folders", nargs="+", metavar="RUN", help="--output of a run")
+    compare.add_argument("--html", type=Path, metavar="FILE", help="write them as a page, too")
+    compare.set_defaults(do=_compare)
+
     check = commands.add_parser("check", help="list unreadable and odd pictures of a folder")
     check.add_argument("folder", type=Path)
     check.set_defaults(do=_check)
@@ -48,6 +53,16 @@ def _run(options):
         parameters["data"] = options.data
     run(options.notebook, parameters, options.output)
     print(f"Tables, figures and executed notebooks are in {options.output}")
+    return 0
+
+
+def _compare(options):
+    from cliphelpers.compare import compare, describe, to_html
+
+    table, captions = compare(options.folders), [describe(folder) for folder in options.folders]
+    print(*captions, table.to_string(float_format="{:.3f}".format, na_rep="–"), sep="\n")
+    if options.html:
+        options.html.write_text(to_html(table, captions), encoding="utf-8")
     return 0
 
 

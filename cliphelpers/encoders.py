@@ -3,7 +3,8 @@
 clip:ViT-B/32                           OpenAI's CLIP by name, or clip:path.pt
 timm:deit_tiny_patch16_224              timm's pretrained weights, or ...@file
 torchvision:resnet50                    torchvision's default weights, or ...@file
-module:my_encoder.py                    the function encoder() of a Python file of one's own
+module:my_encoder.py                    the function encoder() of a Python file of one's own,
+                                        or encoder(file) with ...@file
 """
 
 import copy
@@ -14,7 +15,7 @@ import math
 import urllib.error
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -55,6 +56,10 @@ class Preprocess:
         Of the channels R, G, B in [0, 1].
     squash : bool
         Whether both sides are brought to ``resize``, whatever the picture's aspect ratio.
+    shrink : int, optional
+        Shrink the shorter side to so many pixels before all else (bicubic).
+    generator : cliphelpers.srgan.Generator, optional
+        Enlarges the picture four times before the resize, if its shorter side is below ``resize``.
     """
 
     size: int = 224
@@ -63,14 +68,34 @@ class Preprocess:
     mean: tuple = IMAGENET_MEAN
     std: tuple = IMAGENET_STD
     squash: bool = False
+    shrink: int | None = None
+    generator: nn.Module | None = field(default=None, repr=False)
 
     def __call__(self, picture):
         """RGB picture -> uint8 array, shape (size, size, 3)."""
-        method = transforms.InterpolationMode(self.interpolation)
+        return self.batch([picture])[0]
+
+    def batch(self, pictures):
+        """RGB pictures -> uint8 array, shape (B, size, size, 3)."""
+        pictures = [self._shrunk(picture) for picture in pictures]
+        if self.generator:
+            small = [row for row, one in enumerate(pictures) if min(one.size) < self.resize]
+            large = self.generator.enlarge([pictures[row] for row in small])
+            for row, picture in zip(small, large, strict=True):
+                pictures[row] = picture
+        return np.stack([self._resized(picture) for picture in pictures])
+
+    def _shrunk(self, picture):
         short, long = sorted(picture.size)
         if not self.squash and long > 16 * short:  # the crop sees its middle: do not resize all
             middle = 16 * short + (long - 16 * short) % 2  # without a shift by half a pixel
             picture = transforms.center_crop(picture, [min(s, middle) for s in picture.size[::-1]])
+        if self.shrink and self.shrink < short:
+            picture = transforms.resize(picture, self.shrink, transforms.InterpolationMode.BICUBIC)
+        return picture
+
+    def _resized(self, picture):
+        method = transforms.InterpolationMode(self.interpolation)
         sides = [self.resize, self.resize] if self.squash else self.resize
         picture = transforms.resize(picture, sides, method)
         return np.array(transforms.center_crop(picture, self.size))
@@ -122,12 +147,8 @@ class Encoder:
 
     @cached_property
     def fingerprint(self):
-        """SHA-256 of the image side: architecture, names, shapes and values of its weights."""
-        digest = hashlib.sha256(repr(self.module).encode())
-        for key, value in sorted(self.module.state_dict().items()):
-            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        """Of the image side: see :func:`fingerprint`."""
+        return fingerprint(self.module)
 
     @cached_property
     def feature_size(self):
@@ -139,8 +160,20 @@ class Encoder:
     def key(self):
         """SHA-256 of all that features depend on but the picture: weights, preprocessing and
         precision."""
-        parts = [self.fingerprint, self.precision, *map(str, asdict(self.preprocess).items())]
+        look = {name: value for name, value in vars(self.preprocess).items() if value is not None}
+        if self.preprocess.generator:
+            look["generator"] = self.preprocess.generator.fingerprint
+        parts = [self.fingerprint, self.precision, *map(str, look.items())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def fingerprint(module):
+    """SHA-256 of a module: its architecture, and names, shapes and values of its weights."""
+    digest = hashlib.sha256(repr(module).encode())
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _check_precision(precision):
@@ -251,9 +284,10 @@ def load_encoder(spec, precision="fp32", device=None):
     ----------
     spec : str
         ``clip:NAME`` or ``clip:FILE``, ``timm:NAME[@FILE]``, ``torchvision:NAME[@FILE]`` or
-        ``module:FILE.py``, a Python file of your own whose function ``encoder()`` returns an
-        :class:`Encoder`. Files hold a state dict (.safetensors, or .pt and .pth, which are read
-        without executing pickled code; for CLIP also OpenAI's archives).
+        ``module:FILE.py[@FILE]``, a Python file of your own whose function ``encoder()``, or
+        ``encoder(file)``, returns an :class:`Encoder`. Files hold a state dict (.safetensors, or
+        .pt and .pth, which are read without executing pickled code; for CLIP also OpenAI's
+        archives).
     precision : {"fp32", "bf16", "fp16"}
     device : str, optional
 
@@ -348,7 +382,7 @@ def _load_clip(name):
         ) from error
     except Exception as error:  # torch's readers and build_model raise nearly anything here
         raise EncoderError(f"{name} holds no CLIP: {_reason(error)}") from error
-    module, projection = _before_projection(model.visual)
+    module, projection = before_projection(model.visual)
     model.visual = nn.Module()  # what is left is the text side,
     model.visual.conv1 = model.token_embedding  # which asks the image side for its number type
     label = name if not path.is_file() else path.stem
@@ -364,8 +398,18 @@ def _load_clip(name):
     )
 
 
-def _before_projection(visual):
-    """Take CLIP's image side apart: features before the projection, and the projection."""
+def before_projection(visual):
+    """Take CLIP's image side apart: features before the projection, and the projection.
+
+    Parameters
+    ----------
+    visual : clip.model.VisionTransformer or clip.model.ModifiedResNet
+        Is changed.
+
+    Returns
+    -------
+    nn.Module, nn.Linear
+    """
     if isinstance(visual, clip.model.VisionTransformer):
         weight, bias = visual.proj.T, None
         visual.proj = None
@@ -490,15 +534,16 @@ def read_state(file):
 
 
 def _load_module(rest):
-    path = Path(rest)
+    name, _, file = rest.partition("@")
+    path = Path(name)
     if not path.is_file():
-        raise EncoderError(f"There is no file {rest} with a function encoder()")
+        raise EncoderError(f"There is no file {name} with a function encoder()")
     specification = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    made = module.encoder() if hasattr(module, "encoder") else None
+    made = module.encoder(*filter(None, [file])) if hasattr(module, "encoder") else None
     if not isinstance(made, Encoder):
-        raise EncoderError(f"{rest} needs a function encoder() that returns an Encoder")
+        raise EncoderError(f"{name} needs a function encoder() that returns an Encoder")
     return made
 
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +123,7 @@ def digests(paths):
         return list(pool.map(digest, paths))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _digest(path, *state):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 

@@ -32,11 +32,16 @@ LISTS = {  # what the items of each list can be
     "splits": (lambda value: value in list(SPLITS), f"some of {', '.join(SPLITS)}"),
     "seeds": (_whole(0), "whole numbers from 0 on"),
     "shots": (_whole(1), "whole numbers from 1 on"),
+    "sides": (_whole(1), "whole numbers from 1 on"),
     "strengths": (_not_negative, "numbers from 0 on"),
     "alphas": (_not_negative, "numbers from 0 on"),
     "betas": (_not_negative, "numbers from 0 on"),
     "templates": (_template, "texts, each with one {} where the class name goes"),
+    "interpolations": (lambda value: isinstance(value, str), "names of ways to enlarge pictures"),
+    "wise_alphas": (lambda value: _not_negative(value) and value <= 1, "numbers from 0 to 1"),
 }
+COUNTS = ["train_shots", "tested", "folds", "epochs"]
+COUNTS += ["train_frames", "test_frames", "quarter", "compared"]  # whole numbers from 1 on
 
 
 def check_parameters(parameters):
@@ -50,7 +55,8 @@ def check_parameters(parameters):
     Raises
     ------
     ParameterError
-        A list is empty or has an impossible item, or a prompt has more than 77 tokens.
+        A list is empty or has an impossible item, a count is none, or a prompt has more than 77
+        tokens.
     """
     for name in [name for name in LISTS if name in parameters]:
         values, (allowed, words) = parameters[name], LISTS[name]
@@ -59,6 +65,11 @@ def check_parameters(parameters):
             raise ParameterError(f"{must}, not {values!r}")
         if wrong := [value for value in values if not allowed(value)]:
             raise ParameterError(f"{must}: {wrong[0]!r} is none")
+    for name in [name for name in COUNTS if name in parameters]:
+        if not _whole(1)(parameters[name]):
+            raise ParameterError(
+                f"The parameter {name} must be a whole number from 1 on, not {parameters[name]!r}"
+            )
     if "templates" in parameters:
         _check_prompts(**{name: parameters[name] for name in ("data", "names", "templates")})
 

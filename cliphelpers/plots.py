@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from PIL import Image
 
 from cliphelpers.images import read_image
@@ -18,7 +18,9 @@ SPLIT_TITLES = {
     "by_clip": "whole clips held out\n(each clip tested once)",
     "random": "random split",
 }
+SPLIT_NAMES = {"official": "official split", "by_clip": "whole clips held out"}
 WIDTH = 9  # inches, at 110 dpi about the width of a README
+SAVED_DPI = 160
 
 
 def set_style():
@@ -27,7 +29,7 @@ def set_style():
     plt.rcParams.update(
         {
             "figure.dpi": 110,
-            "savefig.dpi": 160,
+            "savefig.dpi": SAVED_DPI,
             "figure.constrained_layout.use": True,
             "axes.titlesize": "medium",
             "axes.titlelocation": "left",
@@ -97,6 +99,8 @@ def bars(labels, values, title, xlabel):
 def dots(table, y, title, xlabel="accuracy"):
     """Accuracies with their intervals as dots, a panel for each split and a colour an encoder.
 
+    Differences of accuracies, some of which are below 0, get a line at 0.
+
     Parameters
     ----------
     table : DataFrame
@@ -125,7 +129,11 @@ def dots(table, y, title, xlabel="accuracy"):
         axis.set_yticks(range(len(names)), names)
         axis.xaxis.set_major_formatter(PercentFormatter(1))
     axes[0, 0].invert_yaxis()
-    axes[0, 0].set_xlim(left=0)
+    if table.low.min() < 0:
+        for axis in axes.flat:
+            axis.axvline(0, color="0.35", lw=1.2, zorder=0)
+    else:
+        axes[0, 0].set_xlim(left=0)
     if len(encoders) > 1:
         figure.legend(
             *axes[0, 0].get_legend_handles_labels(), ncols=len(encoders), loc="outside lower center"
@@ -264,6 +272,109 @@ def _level_lines(axis, lines):
         axis.axhline(row.value, color="0.35", linestyle=style, lw=1.4, label=row.method)
 
 
+def fine_tuning_plot(epochs, table, title):
+    """Fine-tuning of several encoders, a row each: accuracy by epoch, then what came of it.
+
+    Parameters
+    ----------
+    epochs : DataFrame
+        Columns encoder, split, method, seed, epoch, part and accuracy.
+    table : DataFrame
+        Result rows, drawn in the order of their methods; of several seeds the means of values
+        and intervals.
+    title : str
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    splits, names, methods = (_values(table, column) for column in ("split", "encoder", "method"))
+    split = splits[-1]  # whose epochs are drawn: the hardest
+    figure, axes = plt.subplots(
+        len(names), 1 + len(splits), squeeze=False, sharex="col", sharey="col",
+        figsize=(WIDTH, 1.5 + (0.5 + 0.26 * len(methods)) * len(names)),
+        width_ratios=[1.1] + [1] * len(splits),
+    )  # fmt: skip
+    colours = dict(zip(_values(epochs, "method"), (COLOURS[0], COLOURS[1]), strict=False))
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        part = epochs[(epochs.encoder == name) & (epochs.split == split)]
+        for (method, half), line in part.groupby(["method", "part"], sort=False):
+            mean = line.groupby("epoch").accuracy.mean()
+            style = {"train": ":", "validation": "-"}[half]
+            label = f"{method}, {half}"
+            axis.plot(mean.index, mean, style, marker=".", color=colours[method], label=label)
+        axis.set_ylabel(name.replace(", ", "\n"), fontsize=9)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+    for row, name in enumerate(names):
+        for axis, one in zip(axes[row, 1:], splits, strict=True):
+            part = table[(table.encoder == name) & (table.split == one)]
+            part = part.groupby("method", sort=False)[["value", "low", "high"]].mean()
+            for method, place in zip(methods, range(len(methods)), strict=True):
+                if method in part.index:
+                    known = [colour for key, colour in colours.items() if method.startswith(key)]
+                    _dots(axis, part.loc[[method]], [place], known[0] if known else "0.35", method)
+                    value = part.value[method]
+                    axis.annotate(
+                        f"{value:.1%}", (value, place), (0, 5), textcoords="offset points",
+                        ha="center", fontsize=8,
+                    )  # fmt: skip
+            axis.set(xlim=(0, 1.04), ylim=(len(methods) - 0.4, -0.8))
+            axis.set_yticks(range(len(methods)), methods, fontsize=8.5)
+            axis.tick_params(labelleft=one == splits[0], labelsize=9)
+            axis.xaxis.set_major_formatter(PercentFormatter(1))
+    axes[0, 0].set_title(f"accuracy by epoch\n({SPLIT_NAMES.get(split, split)})")
+    for axis, one in zip(axes[0, 1:], splits, strict=True):
+        axis.set_title(f"tested:\n{SPLIT_NAMES.get(one, one)}")
+    axes[-1, 0].set_xlabel("epoch (0: before any training)")
+    for axis in axes[-1, 1:]:
+        axis.set_xlabel("top-1 accuracy")
+    handles = {}
+    for axis in axes[:, 0]:
+        handles |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=9)
+    _title(figure, title)
+    return figure
+
+
+def wise_ft_plot(lines, title):
+    """Accuracy between zero-shot and fine-tuned weights: a panel an encoder, a line a split.
+
+    Parameters
+    ----------
+    lines : dict of (encoder, split) to DataFrame
+        Of :func:`cliphelpers.finetuning.wise_ft_curve`.
+    title : str
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    names, splits = (list(dict.fromkeys(keys)) for keys in zip(*lines, strict=True))
+    figure, axes = plt.subplots(1, len(names), figsize=(WIDTH, 3.9), sharey=True, squeeze=False)
+    for axis, name in zip(axes.flat, names, strict=True):
+        for number, split in enumerate(splits):
+            line, colour = lines[name, split], COLOURS[(0, 1, 2)[number % 3]]
+            label = SPLIT_NAMES.get(split, split)
+            axis.plot(line.index, line.value, "o-", color=colour, ms=5, label=label)
+            axis.fill_between(line.index, line.low, line.high, color=colour, alpha=0.15, lw=0)
+            for alpha in (line.index[0], line.index[-1]):
+                axis.annotate(
+                    f"{line.value[alpha]:.1%}", (alpha, line.value[alpha]),
+                    (0, -15 if number else 7), textcoords="offset points", ha="center",
+                    fontsize=8, color=colour,
+                )  # fmt: skip
+        axis.set(title=name, xlabel="share of the fine-tuned weights (alpha)", xlim=(-0.09, 1.09))
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+        axis.set_xticks([0, 0.5, 1], ["0\nzero-shot", "0.5", "1\nfine-tuned"])
+    axes[0, 0].set(ylabel="top-1 accuracy", ylim=(0, 1.05))
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9
+    )
+    _title(figure, title)
+    return figure
+
+
 def confusion_matrix(y, predicted, labels, title, most=20):
     """Shares of predictions for the classes with the most errors, rows adding up to 1.
 
@@ -305,6 +416,49 @@ def confusion_matrix(y, predicted, labels, title, most=20):
     axis.set(xlabel="predicted", ylabel="true")
     _title(figure, title)
     return figure
+
+
+def zoomed(rows, title, side=40, zoom=8):
+    """A crop of each picture at many times its size, pixel by pixel, to compare versions of it.
+
+    Parameters
+    ----------
+    rows : list of dict of str to uint8 array, shape (S, S, 3)
+        For each picture its versions, all of one size. The crop is where the last of them,
+        the original, has most detail.
+    title : str
+    side : int
+        Of the crop, in pixels.
+    zoom : int
+        Pixels of the figure, as saved, for each pixel of a picture.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    names = list(rows[0])
+    width = len(names) * (side * zoom + 12) / SAVED_DPI
+    height = width * len(rows) / len(names) + 0.8
+    figure, axes = plt.subplots(len(rows), len(names), figsize=(width, height), squeeze=False)
+    for line, versions in zip(axes, rows, strict=True):
+        y, x = _most_detail(versions[names[-1]], side)
+        for axis, name in zip(line, names, strict=True):
+            axis.imshow(versions[name][y : y + side, x : x + side], interpolation="nearest")
+            axis.axis("off")
+    for axis, name in zip(axes[0], names, strict=True):
+        axis.set_title(name)
+    _title(figure, title)
+    return figure
+
+
+def _most_detail(picture, side):
+    """Top left corner of the square in which neighbouring pixels differ most."""
+    grey = picture.mean(2)
+    change = np.abs(np.gradient(grey)).sum(0)
+    windows = np.lib.stride_tricks.sliding_window_view(change, (min(side, len(grey)),) * 2)
+    sums = windows[::4, ::4].sum((2, 3))
+    y, x = np.unravel_index(sums.argmax(), sums.shape)
+    return 4 * y, 4 * x
 
 
 def _values(table, column):

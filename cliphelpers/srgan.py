@@ -17,6 +17,9 @@ import h5py
 import numpy as np
 import torch
 from PIL import Image
+from scipy.ndimage import laplace
+from skimage.color import rgb2gray
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 
 from cliphelpers.cache import cache_folder, key_of, load_arrays, save_arrays
@@ -321,27 +324,27 @@ def _keras_parts(layers, blocks):
     return parts | {"conv_out": conv(2 * blocks + 4)}
 
 
-# ------------------------------------------------------------------------------- encoders
+# ------------------------------------------------------------------------------- using
 
 
-def with_upsampling(encoder, method, shrink=None):
-    """The same encoder, for pictures enlarged in another way.
+def upsampled(preprocess, method, shrink=None):
+    """The same preprocessing, but for pictures enlarged in another way.
 
     Parameters
     ----------
-    encoder : Encoder
+    preprocess : Preprocess
     method : {"bilinear", "bicubic", "lanczos", "srgan"} or "srgan@FILE"
         The first three are Pillow's. "srgan" enlarges four times, then Pillow's bicubic brings
-        the picture to the encoder's size, smoothing when it shrinks. FILE holds the weights of
-        another generator: see :func:`load_generator`.
+        the picture to the encoder's size, smoothing when it shrinks; pictures that are large
+        enough already are not enlarged. FILE holds the weights of another generator: see
+        :func:`load_generator`.
     shrink : int, optional
-        First shrink the picture's shorter side to so many pixels, as a picture of so few would
-        look. Smaller pictures stay as they are.
+        First shrink the picture's shorter side to so many pixels. Smaller pictures stay as they
+        are.
 
     Returns
     -------
-    Encoder
-        Its ``features`` say method and shrink, so that results tell them apart.
+    Preprocess
 
     Raises
     ------
@@ -349,22 +352,51 @@ def with_upsampling(encoder, method, shrink=None):
         Unknown method, or no such weights.
     """
     name, _, file = method.partition("@")
-    generator = None
     if name == "srgan":
-        generator = load_generator(file or WEIGHTS, encoder.device)
-    elif method not in INTERPOLATIONS:
+        generator, interpolation = load_generator(file or WEIGHTS), "bicubic"
+    elif method in INTERPOLATIONS:
+        generator, interpolation = None, method
+    else:
         known = ", ".join([*INTERPOLATIONS, "srgan", "srgan@FILE"])
         raise EncoderError(f"Unknown upsampling {method!r}: use {known}")
-    preprocess = replace(
-        encoder.preprocess,
-        interpolation="bicubic" if generator else method,
-        shrink=shrink,
-        generator=generator,
-    )
-    features = f"{encoder.features}, {upsampling_name(method, shrink)}"
-    return replace(encoder, preprocess=preprocess, features=features)
+    return replace(preprocess, interpolation=interpolation, shrink=shrink, generator=generator)
 
 
-def upsampling_name(method, shrink=None):
-    """How results call it: "srgan", or "srgan from 56" for pictures first shrunk to 56 pixels."""
-    return method if shrink is None else f"{method} from {shrink}"
+def with_upsampling(encoder, method, shrink=None):
+    """The same encoder, but for pictures enlarged in another way: see :func:`upsampled`.
+
+    Returns
+    -------
+    Encoder
+        Its ``features``, which results bear, say method and shrink: "joint, srgan from 56".
+    """
+    way = method if shrink is None else f"{method} from {shrink}"
+    preprocess = upsampled(encoder.preprocess, method, shrink)
+    return replace(encoder, preprocess=preprocess, features=f"{encoder.features}, {way}")
+
+
+def quality(picture, original):
+    """How near an enlarged picture is to the original, and how sharp.
+
+    Parameters
+    ----------
+    picture, original : uint8 arrays, shape (H, W, 3)
+        At least 11 pixels a side.
+
+    Returns
+    -------
+    dict of str to float
+        ``PSNR (dB)`` over the three channels. ``SSIM`` with the Gaussian window of Wang et al.,
+        Image quality assessment: from error visibility to structural similarity, 2004, section
+        III.B, mean over the channels. ``sharpness``: the variance of the grey picture's Laplacian
+        (Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, 2000, section 2)
+        divided by the original's, so that 1 is as sharp, less is blurred, more is too much.
+    """
+    with np.errstate(divide="ignore"):  # equal pictures: infinite
+        psnr = peak_signal_noise_ratio(original, picture, data_range=255)
+    ssim = structural_similarity(
+        original, picture, data_range=255, channel_axis=2,
+        gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+    )  # fmt: skip
+    edges = [np.var(laplace(rgb2gray(one))) for one in (picture, original)]
+    return {"PSNR (dB)": psnr, "SSIM": ssim, "sharpness": edges[0] / max(edges[1], 1e-12)}

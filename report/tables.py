@@ -54,8 +54,8 @@ def shots(run):
 def differences(run):
     """Paired differences of encoders by logistic regression."""
     rows = read(run)
-    rows = rows[rows.metric == "top-1 difference"]
-    return _pivot(rows, ["encoder"])
+    rows = rows[rows.experiment.str[:2].isin(["03", "04"]) & (rows.metric == "top-1 difference")]
+    return _pivot(rows.drop_duplicates(["split", "encoder"]), ["encoder"])
 
 
 def minutes(run):

@@ -312,12 +312,13 @@ def test_pictures_prepared_ahead_stay_few(index, cache, monkeypatch):
             return super().forward(x)
 
     class Noting(Preprocess):
-        def __call__(self, picture):
+        def batch(self, pictures):
             nonlocal prepared
-            with lock:
-                prepared += 1
-                ahead.append(prepared - encoded)
-            return super().__call__(picture)
+            for _ in pictures:
+                with lock:
+                    prepared += 1
+                    ahead.append(prepared - encoded)
+            return super().batch(pictures)
 
     monkeypatch.setattr(module_under_test, "CORES", 2)
     monkeypatch.setattr(parallel, "CORES", 2)
@@ -331,10 +332,10 @@ def test_the_encoder_does_not_wait_for_one_picture_after_the_other(index, cache,
     threads = set()
 
     class Noting(Preprocess):
-        def __call__(self, picture):
+        def batch(self, pictures):
             threads.add(threading.get_ident())
-            time.sleep(0.005)
-            return super().__call__(picture)
+            time.sleep(0.005 * len(pictures))
+            return super().batch(pictures)
 
     monkeypatch.setattr(parallel, "CORES", 4)
     encoder = Encoder("noting", Counting(), Noting(8, 8, "bilinear"), device="cpu")

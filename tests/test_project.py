@@ -145,6 +145,19 @@ def test_notebooks_have_no_absolute_paths(notebook):
                 assert not os.path.isabs(node.value), node.value
 
 
+def test_notebooks_make_widgets_in_a_live_front_end_alone(notebook):
+    """Else executed notebooks would hold their state: see tests/test_widgets.py."""
+    for cell in code(notebook):
+        assert "ipywidgets" not in source(cell)
+        tree = ast.parse(source(cell))
+        ifs = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+        live = [node for node in ifs if ast.unparse(node.test) == "widgets.live()"]
+        guarded = {inner for node in live for part in node.body for inner in ast.walk(part)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "widgets":
+                assert node.attr == "live" or node in guarded
+
+
 def test_parameters_are_literals_and_have_the_common_names(notebook):
     names = set()
     for statement in parameters(notebook):

@@ -1,0 +1,77 @@
+"""The tables of several runs side by side."""
+
+import json
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+
+ROWS = ["experiment", "split", "encoder", "features", "method", "shots", "metric"]
+
+
+class CompareError(ValueError):
+    """A folder that is no run. The message names it and what it lacks."""
+
+
+def compare(folders):
+    """What several runs measured, a column for each.
+
+    Parameters
+    ----------
+    folders : list of str
+        Each the output of a ``cliphelpers run``, or its tables and its ``run.json`` alone.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by experiment, split, encoder, features, method, shots and metric (texts, "" where
+        there is none); the columns are the folders, with the mean over seeds, or NaN where a run
+        does not have the row, and "spread", the largest less the
+        smallest value of all runs.
+
+    Raises
+    ------
+    CompareError
+        A folder has no tables of results, or is given twice.
+    """
+    if len(set(folders)) < len(folders):
+        raise CompareError("A run is given twice")
+    rows = pd.concat([_results(folder).assign(run=folder) for folder in folders])
+    table = rows.pivot_table("value", ROWS, "run", sort=False)[list(folders)]
+    spread = table.max(axis=1, skipna=False) - table.min(axis=1)
+    return table.assign(spread=spread).rename_axis(columns=None)
+
+
+def _results(folder):
+    files = sorted([*Path(folder).glob("results/*.csv"), *Path(folder).glob("*.csv")])
+    if not files or not Path(folder, "run.json").is_file():
+        raise CompareError(
+            f"{folder} is no run: it has no {'run.json' if files else 'results/*.csv'}. "
+            "Give the --output of a `cliphelpers run`"
+        )
+    text = dict.fromkeys(ROWS, str)
+    tables = [pd.read_csv(file, dtype=text, keep_default_na=False) for file in files]
+    for file, table in zip(files, tables, strict=True):
+        if missing := {*ROWS, "value"} - set(table.columns):
+            raise CompareError(f"{file} is no table of results: it has no column {min(missing)}")
+    return pd.concat(tables)
+
+
+def describe(folder):
+    """When, with what code and on which pictures a run was made: a line of text."""
+    record = json.loads(Path(folder, "run.json").read_text(encoding="utf-8"))
+    data = {one["parameters"].get("data") for one in record["notebooks"].values()}
+    commit = f"commit {(record['commit'] or 'unknown')[:10]}"
+    return f"{folder}: {record['started']}, {commit}, data {', '.join(map(str, data))}"
+
+
+def to_html(table, captions):
+    """A table of :func:`compare` as a page: large spreads dark, each row's largest value bold."""
+    style = table.style.format(precision=3, na_rep="–").format_index(escape="html")
+    style = style.format_index(escape="html", axis="columns")
+    style = style.background_gradient("Oranges", subset="spread", vmin=0)
+    runs = table.columns.drop("spread")
+    style = style.highlight_max(subset=runs, axis="columns", props="font-weight: bold")
+    style = style.set_caption("<br>".join(map(escape, captions)))
+    style = style.set_table_styles([{"selector": "th, td", "props": "padding: 2px 8px"}])
+    return style.to_html(doctype_html=True, encoding="utf-8")

@@ -1,0 +1,662 @@
+"""Bad pictures, bad files, kills and other people's data: one clear error, or the right numbers.
+
+What each module's own test file already holds is not repeated here.
+"""
+
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import time
+import warnings
+import zlib
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import transforms as T
+
+from cliphelpers import cache as cache_module
+from cliphelpers import features as features_module
+from cliphelpers.cache import kept
+from cliphelpers.classifiers import NearestMean, Ridge, fold_scores, text_weights
+from cliphelpers.cli import main
+from cliphelpers.data import few_shot, index_images, make_splits, prompt_names, summary, targets
+from cliphelpers.encoders import Encoder, EncoderError, Preprocess, load_encoder, raw_pixels
+from cliphelpers.evaluation import top_k
+from cliphelpers.features import extract_features
+from cliphelpers.images import ImageError, read_image
+from cliphelpers.parameters import LISTS, ParameterError, check_parameters
+from cliphelpers.runner import NOTEBOOKS, find_notebooks
+
+# ------------------------------------------------------------------------------- pictures
+
+
+def test_a_decompression_bomb_is_refused_unopened(tmp_path):
+    def chunk(kind, content):
+        crc = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + crc
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)  # 10 GiB of pixels
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    with pytest.raises(ImageError, match=r"Cannot read .*bomb.png: .*decompression bomb"):
+        read_image(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 1), (1, 20_001), (20_000, 7)])
+def test_a_dot_and_a_line_are_read_as_their_middle(tmp_path, monkeypatch, size):
+    picture = Image.new("RGB", size, (0, 0, 255))
+    x, y = (max(side // 2 - 300, 0) for side in size)
+    picture.paste((250, 128, 0), (x, y, x + 600, y + 600))  # the crop sees no other colour
+    picture.save(tmp_path / "a.png")
+    made, resize = [], Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda *a, **k: made.append(resize(*a, **k)) or made[-1]
+    )
+    pixels = Preprocess(224, 256)(read_image(tmp_path / "a.png"))
+    assert pixels.shape == (224, 224, 3) and (pixels == (250, 128, 0)).all()
+    assert max(one.size[0] * one.size[1] for one in made) < 2_000_000  # not 256 x 5,120,000
+
+
+@pytest.mark.parametrize("size", [(401, 20), (20, 402), (403, 21), (21, 404), (990, 33)])
+def test_of_long_pictures_the_middle_is_that_of_torchvision(size):
+    rng = np.random.default_rng(size[0])
+    picture = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize(size)
+    reference = T.Compose([T.Resize(64, T.InterpolationMode.BICUBIC), T.CenterCrop(56)])
+    expected = np.asarray(reference(picture)).astype(int)
+    assert np.abs(Preprocess(56, 64)(picture) - expected).mean() < 1  # of a spread of 50
+
+
+def test_heic_is_read_by_the_package_that_is_named(tmp_path):
+    path = tmp_path / "a.heic"
+    if "pillow_heif" in sys.modules:  # images.py imports it where it is installed
+        Image.new("RGB", (32, 32), "red").save(path)
+        assert read_image(path).getpixel((9, 9))[0] > 235
+    else:
+        path.write_bytes(b"\0\0\0\x18ftypheic")
+        with pytest.raises(ImageError, match="a.heic: convert it .* pip install pillow-heif"):
+            read_image(path)
+
+
+LONG = "🍎" * 61 + "ä" + ".png"  # 250 bytes
+NAMES = [LONG, os.fsdecode(b"not utf-8 \xff.png"), "'\"$(x) `y`\n.png", " .png"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_of_any_bytes_goes_all_the_way(tmp_path, draw, name):
+    assert len(os.fsencode(LONG)) == 250
+    for label in ("a", "b"):
+        for seed in range(3):
+            draw(f"data/{label}/{seed}.png", seed=seed + 3 * (label == "b"))
+    os.rename(tmp_path / "data/b/1.png", tmp_path / "data/b" / name)
+    index = index_images(tmp_path / "data")
+    assert str(tmp_path / "data/b" / name) in set(index.path)
+    assert len(extract_features(raw_pixels(4), index, cache=tmp_path / "cache")) == 6
+    assert len(few_shot(index, 3)[0]) == 6
+    assert main(["check", str(tmp_path / "data")]) == 0
+
+
+def test_links_in_a_circle(tmp_path, draw):
+    draw("data/a/1.png")
+    draw("data/b/deep/2.png", seed=2)
+    data = tmp_path / "data"
+    (data / "a" / "up").symlink_to(data)  # below a class: not followed
+    (data / "one").symlink_to(data / "other")
+    (data / "other").symlink_to(data / "one")
+    assert list(index_images(data).label) == ["a", "b"]
+    (data / "b" / "self.png").symlink_to(data / "b" / "self.png")
+    with pytest.raises(ImageError, match=r"self.png: Too many levels of symbolic links"):
+        extract_features(raw_pixels(4), index_images(data), cache=tmp_path / "cache")
+    (data / "c").symlink_to(data)
+    with pytest.raises(ValueError, match="data/c is a link to a folder that it lies in: remove"):
+        index_images(data)
+
+
+def test_a_link_to_a_folder_elsewhere_is_a_class_like_any_other(tmp_path, draw):
+    draw("data/a/1.png")
+    draw("elsewhere/2.png")
+    (tmp_path / "data" / "b").symlink_to(tmp_path / "elsewhere")
+    assert list(index_images(tmp_path / "data").label) == ["a", "b"]
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_folder_without_rights_is_named(tmp_path, draw, monkeypatch, capsys, command):
+    draw("data/a/1.png")
+    secret = draw("data/b/secret/2.png").parent
+    scandir = os.scandir
+
+    def refuse(path="."):  # root may read all, so rights alone would not do
+        if Path(path) == secret:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    data = str(tmp_path / "data")
+    arguments = [data] if command == "check" else ["01", "--data", data]
+    assert main([command, *arguments]) == 1
+    error = capsys.readouterr().err
+    assert f"Permission denied: '{secret}'" in error and error.count("\n") == 1
+
+
+def test_a_single_class_is_refused(tmp_path, draw):
+    draw("data/cat/1.png")
+    draw("data/cat/2.png", seed=1)
+    (tmp_path / "data" / "dog").mkdir()
+    with pytest.warns(UserWarning, match="dog is empty and is left out"):
+        index = index_images(tmp_path / "data")
+    with pytest.raises(ValueError, match="All pictures are of one class, 'cat': there must be two"):
+        targets(index)
+
+
+def test_classes_of_one_picture_each_cannot_be_tested(tmp_path, draw):
+    for seed, label in enumerate("abc"):
+        draw(f"data/{label}/1.png", seed=seed)
+    with (
+        pytest.warns(UserWarning, match="Without the split official"),
+        pytest.raises(ValueError, match="No class has two pictures, one to learn from"),
+    ):
+        make_splits(index_images(tmp_path / "data"), ["official"])
+
+
+# ------------------------------------------------------------------------------- leakage
+
+
+def test_the_same_picture_in_training_and_test_is_counted(tmp_path, draw):
+    for seed, name in enumerate(["train/a/1", "train/a/2", "train/b/3", "test/a/4", "test/b/5"]):
+        draw(f"data/{name}.png", seed=seed)
+    data = tmp_path / "data"
+    index = index_images(data)
+    assert list(summary(index)["copies of training pictures"]) == [0, 0, 0]
+    shutil.copy(data / "train/a/1.png", data / "test/b/stray.png")  # leaks
+    shutil.copy(data / "test/a/4.png", data / "test/a/again.png")  # both in the test part
+    with pytest.warns(UserWarning, match=r"1 pictures, 1 of them of the test part, are copies of "
+                      r"training .*train/a/1.png and .*test/b/stray.png"):  # fmt: skip
+        table = summary(index_images(data))
+    assert table["copies of training pictures"].to_dict() == {"test": 1, "train": 0, "all": 1}
+    assert table.pictures.to_dict() == {"test": 4, "train": 3, "all": 7}
+    shutil.copy(data / "train/a/1.png", data / "train/a/again.png")  # leaks from clip to clip
+    with pytest.warns(UserWarning, match=r"3 pictures, 1 of them of the test part"):
+        table = summary(index_images(data))
+    assert table["copies of training pictures"].to_dict() == {"test": 1, "train": 2, "all": 3}
+
+
+def test_without_a_test_part_every_copy_counts(tmp_path, draw):
+    for seed in range(4):
+        draw(f"data/{'ab'[seed % 2]}/{seed}.png", seed=seed)
+    shutil.copy(tmp_path / "data/a/0.png", tmp_path / "data/a/copy.png")
+    with pytest.warns(UserWarning, match="2 pictures, 0 of them of the test part"):
+        table = summary(index_images(tmp_path / "data"))
+    assert list(table["copies of training pictures"]) == [2, 2]
+
+
+def test_files_are_hashed_once_unless_they_change(tmp_path, draw, monkeypatch):
+    for seed in range(4):
+        draw(f"data/{'ab'[seed % 2]}/{seed}.png", seed=seed)
+    index, read, reads = index_images(tmp_path / "data"), Path.read_bytes, []
+
+    def counted(path):
+        reads.append(str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    summary(index)
+    assert sorted(reads) == sorted(index.path)
+    extract_features(raw_pixels(4), index, cache=tmp_path / "cache")
+    assert len(reads) == 4
+    draw("data/a/0.png", seed=9)
+    summary(index)
+    assert reads[4:] == [str(tmp_path / "data/a/0.png")]
+
+
+# ------------------------------------------------------------------------------- files
+
+
+class Means(nn.Module):
+    """Three numbers a picture, slowly, so that a kill hits the midst of the work."""
+
+    def forward(self, x):
+        time.sleep(0.005)
+        return x.mean((2, 3))
+
+
+def means(paths, cache):
+    """The features of pictures by batches of two, each kept in a file of its own."""
+    features_module.SHARD = 1
+    encoder = Encoder("means", Means(), Preprocess(8, 8), device="cpu")
+    return {"X": extract_features(encoder, pd.DataFrame({"path": paths}), cache=cache, batch=2)}
+
+
+@pytest.fixture
+def paths(draw):
+    return [str(draw(f"data/{i}.png", seed=i)) for i in range(24)]
+
+
+@pytest.fixture(autouse=True)
+def shard(monkeypatch):
+    monkeypatch.setattr(features_module, "SHARD", features_module.SHARD)  # whatever means() sets
+
+
+def test_no_space_left_names_the_file_and_loses_nothing(tmp_path, paths, monkeypatch):
+    expected, cache = means(paths, tmp_path / "another")["X"], tmp_path / "cache"
+    write, left = Path.write_bytes, [3]
+
+    def full(path, content):
+        if left[0]:
+            left[0] -= 1
+            return write(path, content)
+        write(path, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write(2): no file name
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match=f"No space left on device: '{cache}.*npz'"):
+            means(paths, cache)
+    assert len(list(cache.rglob("*.npz"))) == 3 and not list(cache.rglob("*.part"))
+    np.testing.assert_allclose(means(paths, cache)["X"], expected)
+
+
+@pytest.mark.parametrize("kind", ["below a file", "read-only"])
+def test_an_output_that_cannot_be_written_is_refused_before_anything_runs(
+    tmp_path, fruits, monkeypatch, capsys, kind
+):
+    (tmp_path / "file").touch()
+    output, mkdir = tmp_path / ("file" if kind == "below a file" else "ro") / "out", Path.mkdir
+
+    def refuse(path, *args, **more):  # root may write all, so rights alone would not do
+        if tmp_path / "ro" in path.parents:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return mkdir(path, *args, **more)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert main(["run", "03", "--data", str(fruits), "--output", str(output)]) == 1
+    error = capsys.readouterr().err
+    assert "Not a directory" in error or "Read-only file system" in error
+    assert str(output) in error and error.count("\n") == 1
+
+
+def change(content, rng):
+    """The bytes of a file after an accident: a flipped byte, or some lost, added or blanked."""
+    place, size = int(rng.integers(len(content))), int(rng.integers(1, 600))
+    after = content[place + size :]
+    return [
+        content[:place]
+        + bytes([content[place] ^ int(rng.integers(1, 256))])
+        + content[place + 1 :],
+        content[:place],
+        content[:place] + after,
+        content[:place] + rng.bytes(size) + content[place:],
+        content[:place] + bytes(len(content) - place - len(after)) + after,
+    ][rng.integers(5)]
+
+
+def test_damage_at_any_place_of_the_cache_is_found_and_made_good(tmp_path, fruits):
+    cache, index, rng = tmp_path / "cache", index_images(fruits), np.random.default_rng(3)
+    y, folds = targets(index), make_splits(index, ["official"])["official"]
+
+    def run():
+        X = extract_features(raw_pixels(4), index, cache=cache, batch=1)
+        return fold_scores(Ridge([0.1]), X, y, folds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPHELPERS_CACHE", str(cache))
+        expected, found = run(), 0
+        for _ in range(50):
+            files = sorted(cache.rglob("*.npz"))
+            path = files[rng.integers(len(files))]
+            whole = path.read_bytes()
+            path.write_bytes(change(whole, rng))
+            changed = path.read_bytes() != whole
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                np.testing.assert_allclose(run(), expected)
+            told = [str(one.message) for one in seen]
+            assert len(told) == changed and all(f"{path} is damaged" in text for text in told)
+            found += len(told)
+        assert found > 40
+
+
+def test_what_an_older_version_kept_is_not_used(tmp_path, paths, monkeypatch):
+    cache = tmp_path / "cache"
+    with monkeypatch.context() as old:
+        old.setattr(features_module, "SHARD_FORMAT", "0")
+        old.setattr(cache_module, "CACHE_FORMAT", "0")
+        old.setattr(Means, "forward", lambda self, x: x.mean((2, 3)) + 1)
+        wrong = means(paths, cache)["X"]
+        kept("kind", ("part",), lambda: {"a": np.zeros(2)}, cache)
+    right = means(paths, cache)["X"]
+    np.testing.assert_allclose(right, means(paths, tmp_path / "new")["X"])
+    assert np.abs(right - wrong).min() > 0.9
+    assert kept("kind", ("part",), lambda: {"a": np.ones(2)}, cache)["a"].tolist() == [1, 1]
+
+
+class Bomb:
+    """Its unpickling makes a folder, as it could do anything else."""
+
+    def __init__(self, place):
+        self.place = str(place)
+
+    def __reduce__(self):
+        return os.mkdir, (self.place,)
+
+
+def test_weights_of_srgan_that_would_execute_code_are_refused(tmp_path):
+    from cliphelpers.srgan import load_generator  # the encoders' loaders: see test_encoders.py
+
+    torch.save({"conv1.0.weight": Bomb(tmp_path / "executed")}, tmp_path / "weights.pth")
+    with pytest.raises(EncoderError, match="weights.pth .*pickled code, which is not executed"):
+        load_generator(tmp_path / "weights.pth", "cpu")
+    assert not (tmp_path / "executed").exists()
+    torch.load(tmp_path / "weights.pth", weights_only=False)
+    assert (tmp_path / "executed").exists()  # so the file was dangerous
+
+
+# ------------------------------------------------------------------------------- kill -9
+
+
+def enlarged(paths, cache):
+    """Pictures through a small random SRGAN."""
+    from cliphelpers.srgan import Generator
+
+    torch.manual_seed(0)
+    os.environ["CLIPHELPERS_CACHE"] = str(cache)
+    pictures = [read_image(path) for path in paths]
+    large = Generator(blocks=1).eval().requires_grad_(False).enlarge(pictures)
+    return {str(row): np.asarray(picture) for row, picture in enumerate(large)}
+
+
+def tuned(paths, cache):
+    """A small encoder and head after three epochs of fine-tuning."""
+    from cliphelpers.finetuning import Recipe, Training, fine_tune
+
+    torch.manual_seed(0)
+    os.environ["CLIPHELPERS_CACHE"] = str(cache)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4))
+    encoder = Encoder("small", network, Preprocess(8, 8), device="cpu")
+    index = pd.DataFrame({"path": paths, "label": list("ab") * (len(paths) // 2)})
+    head = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32), np.zeros(2, np.float32)
+    rows = np.arange(len(paths))
+    recipe = Recipe(epochs=3, batch=4, rate=1e-3)
+    done = fine_tune(Training(encoder, index, rows[:16], rows[16:], recipe, 0, head))
+    state = {name: value.numpy() for name, value in done.encoder.module.state_dict().items()}
+    return state | {"W": done.head[0], "loss": done.curves.loss.to_numpy()}
+
+
+def child(work, paths, cache, began):
+    began.set()
+    work(paths, cache)
+
+
+@pytest.mark.parametrize("work", [means, enlarged, tuned])
+def test_killed_at_any_moment_the_next_run_ends_with_the_right_numbers(
+    tmp_path, paths, monkeypatch, work
+):
+    monkeypatch.setenv("CLIPHELPERS_CACHE", "")  # works set it; the test's end restores it
+    context = multiprocessing.get_context("forkserver")  # it imports once, then forks
+    modules = ["pytest", "nbformat", "psutil", "cliphelpers.finetuning", "cliphelpers.srgan"]
+    context.set_forkserver_preload([*modules, "cliphelpers.runner"])
+
+    def start(cache):
+        began = context.Event()
+        process = context.Process(target=child, args=(work, paths, cache, began))
+        process.start()
+        assert began.wait(120)
+        return process
+
+    duration = 60
+    expected, rng, killed, halfway = work(paths, tmp_path / "whole"), np.random.default_rng(), 0, 0
+    for number in range(22):  # the first two measure how long it takes
+        cache = tmp_path / str(number)
+        process, begin = start(cache), time.perf_counter()
+        process.join(duration if number < 2 else rng.uniform(0, duration))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        else:
+            duration = time.perf_counter() - begin
+        killed += process.exitcode == -9
+        halfway += process.exitcode == -9 and any(cache.rglob("*.npz"))
+        found = work(paths, cache)
+        assert found.keys() == expected.keys()
+        for name, array in expected.items():
+            np.testing.assert_allclose(found[name], array, rtol=1e-5, err_msg=name)
+    assert killed >= 5 and halfway >= 1
+
+
+# ------------------------------------------------------------------------------- parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("shots", [1, 0], "shots must be a list of whole numbers from 1 on: 0 is none"),
+        ("shots", [1.5], "shots must be a list of whole numbers from 1 on: 1.5 is none"),
+        ("shots", [], "shots must be a list of whole numbers from 1 on, not []"),
+        ("seeds", [-1], "seeds must be a list of whole numbers from 0 on: -1 is none"),
+        ("seeds", ["a"], "seeds must be a list of whole numbers from 0 on: 'a' is none"),
+        ("strengths", [0.1, -0.1], "strengths must be a list of numbers from 0 on: -0.1 is none"),
+        ("strengths", ["strong"], "strengths must be a list of numbers from 0 on: 'strong' is"),
+        ("alphas", [True], "alphas must be a list of numbers from 0 on: True is none"),
+        ("betas", [-3], "betas must be a list of numbers from 0 on: -3 is none"),
+        ("templates", [""], "each with one {} where the class name goes: '' is none"),
+        ("templates", ["a photo."], "each with one {} where the class name goes: 'a photo.' is"),
+        ("templates", ["{} {}"], "each with one {} where the class name goes: '{} {}' is none"),
+        ("templates", [], "templates must be a list of texts, each with one {} where the class n"),
+        ("templates", ["long " * 76 + "{}"], "templates gives too long a prompt. This text has "
+         "more than 77 tokens: 'long long"),
+        ("splits", ["clips"], "splits must be a list of some of official, by_clip, random: 'cli"),
+        ("encoders", [], "encoders must be a list of texts that begin with clip, timm, torchvisi"),
+        ("encoders", ["RN50"], "begin with clip, timm, torchvision, module and a colon: 'RN50'"),
+        ("shots", 3, "shots must be a list such as [1, 2, 4, 8, 16, 32, 64, 128], not 3"),
+        ("shotz", [3], "None of 02_k_shot has 'shotz': did you mean shots?"),
+        ("names", "gone.csv", "No such file or directory: "),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_computed_is_refused_before_anything_runs(
+    tmp_path, fruits, capsys, monkeypatch, name, value, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "02", "--data", str(fruits), "-p", name, repr(value)]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def code_cells(path):
+    """The sources of a notebook's parameters, and of the code cell after them."""
+    cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    return cells[:2]
+
+
+@pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
+def test_notebooks_refuse_it_too_when_they_are_run_by_hand(path, monkeypatch):
+    monkeypatch.chdir(NOTEBOOKS)
+    parameters, second = code_cells(path)
+    given = {}
+    exec(parameters, given)
+    check_parameters(given)  # the defaults are allowed
+    exec(second, given)
+    for name in LISTS.keys() & given.keys():
+        with pytest.raises(ParameterError, match=f"The parameter {name} must be"):
+            exec(second, given | {name: [None]})
+
+
+# ------------------------------------------------------------------------------- own images
+
+WORDS = "label,name\nкот,cat\nсобака 2,big dog\n"
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """Two classes, no clips, no test part; one class with a single picture; a copy; a table."""
+    folder = tmp_path_factory.mktemp("own")
+    rng = np.random.default_rng(0)
+    for label, count in (("кот", 6), ("собака 2", 1)):
+        for number in range(count):
+            path = folder / "my pictures" / label / f"{number} ü.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(path)
+    shutil.copy(path.parent.parent / "кот" / "0 ü.png", path.parent.parent / "кот" / "copy.png")
+    (folder / "my names.csv").write_text(WORDS, encoding="utf-8")
+    return folder
+
+
+SMALL = {"shots": [1, 4], "seeds": [0, 1], "strengths": [0.1], "names": "my names.csv"}
+
+
+def arguments(encoders, output, *names):
+    known = [name for name in SMALL if name != "names" or names != ("03",)]
+    given = {name: SMALL[name] for name in known} | {"encoders": encoders}
+    pairs = [part for name, value in given.items() for part in ("-p", name, repr(value))]
+    return ["run", *names, "--data", "my pictures", *pairs, "--output", output]
+
+
+def listening(processes):
+    """Addresses at which the processes and their children listen, and how many they are."""
+    family = {
+        one.pid
+        for process in processes
+        for one in [process, *process.children(recursive=True)]
+        if one.is_running()
+    }
+    every = psutil.net_connections("inet")
+    return {c.laddr.ip for c in every if c.pid in family and c.status == psutil.CONN_LISTEN}, family
+
+
+def test_two_runs_at_once_on_one_cache_agree_and_listen_to_this_machine_alone(
+    own, clip_vit, timm_spec
+):
+    before = set(NOTEBOOKS.glob("kernel-*"))
+    environment = os.environ | {"CLIPHELPERS_CACHE": str(own / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from cliphelpers.cli import main; sys.exit(main())",
+    ]
+    runs = [
+        subprocess.Popen(
+            [*command, *arguments([f"clip:{clip_vit}"], output, "03")],
+            cwd=own, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        )
+        for output in ("one", "two")
+    ]  # fmt: skip
+    watched, addresses, most = [psutil.Process(run.pid) for run in runs], set(), 0
+    while any(run.poll() is None for run in runs):
+        try:
+            found, family = listening([one for one in watched if one.is_running()])
+        except psutil.NoSuchProcess:
+            continue
+        addresses, most = addresses | found, max(most, len(family))
+        time.sleep(1)
+    for run in runs:
+        assert run.wait() == 0
+    assert most >= 4  # two runs, two kernels
+    assert addresses <= {"127.0.0.1", "::1"}
+    tables = [(own / name / "results" / "03_linear_probe_clip.csv") for name in ("one", "two")]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
+    table = pd.read_csv(tables[0])
+    assert set(table.split) == {"random"} and set(table.n) == {2}  # a quarter of 7, 0 of 1
+    book = (own / "one" / "notebooks" / "03_linear_probe_clip.ipynb").read_text(encoding="utf-8")
+    assert "2 pictures, 0 of them of the test part, are copies of training pictures" in book
+    assert set(NOTEBOOKS.glob("kernel-*")) <= before, "a kernel's sockets lie among the notebooks"
+
+
+def test_two_classes_one_with_a_single_picture_run_through_the_other_notebooks(
+    own, clip_vit, timm_spec, monkeypatch
+):
+    monkeypatch.chdir(own)
+    monkeypatch.setenv("CLIPHELPERS_CACHE", str(own / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    names = ["01_zero_shot", "02_k_shot", "04_linear_probe_imagenet"]
+    assert main(arguments([f"clip:{clip_vit}", timm_spec], "three", *names)) == 0
+    for name in names:
+        table = pd.read_csv(own / "three" / "results" / f"{name}.csv")
+        assert set(table.split) == {"random"} and table.value.between(-1, 1).all()
+    assert prompt_names(["кот", "собака 2"], own / "my names.csv") == ["cat", "big dog"]
+
+
+def test_a_thousand_classes(tmp_path, clip_vit):
+    rng = np.random.default_rng(0)
+    for label in range(1000):
+        (tmp_path / "data" / f"class {label:04}x").mkdir(parents=True)
+        tint = rng.integers(0, 256, 3)
+        for number in range(3):
+            pixels = (tint + rng.integers(-3, 4, (8, 8, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / f"class {label:04}x" / f"{number}.bmp")
+    index = index_images(tmp_path / "data")
+    with pytest.warns(UserWarning, match="Without the split by_clip"):
+        (fold,) = make_splits(index, ["by_clip"])["random"]
+    assert len(fold.test) == len(fold.val) == len(fold.train) == 1000
+    X, y = extract_features(raw_pixels(2), index, cache=tmp_path / "cache"), targets(index)
+    scores = NearestMean().fit(X[fold.fit], y[fold.fit], 1000).scores(X[fold.test])[0]
+    assert 0.2 < top_k(scores, y[fold.test]).mean() < top_k(scores, y[fold.test], 5).mean()
+    words = prompt_names(sorted(set(index.label)))
+    assert len(set(words)) == 1000
+    weights = text_weights(load_encoder(f"clip:{clip_vit}"), words, ["a photo of a {}."])
+    assert weights.shape == (1000, 32)
+
+
+# ------------------------------------------------------------------------------- compare
+
+
+def write_run(folder, rows, dataset="d"):
+    """A run's tables: rows of (encoder, method, shots, seed, value)."""
+    columns = ["encoder", "method", "shots", "seed", "value"]
+    table = pd.DataFrame(rows, columns=columns).assign(
+        experiment="02_k_shot", dataset=dataset, split="official", features="joint", metric="top-1"
+    )
+    (folder / "results").mkdir(parents=True)
+    table.to_csv(folder / "results" / "02_k_shot.csv", index=False)
+    record = {"started": "2026-01-02", "commit": "abcdef0123456", "notebooks": {}}
+    record["notebooks"]["02_k_shot"] = {"parameters": {"data": dataset}}
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def two_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        ("A <b>", "head", 1, 0, 0.5),
+        ("A <b>", "head", 1, 1, 0.7),
+        ("A <b>", "zero", "", "", 0.2),
+    ]
+    write_run(tmp_path / "one", rows)
+    write_run(tmp_path / "other", [("A <b>", "head", 1, 0, 0.9), ("B", "head", 2, 0, 0.25)])
+    return ["one", "other"]
+
+
+def test_compare_shows_runs_side_by_side(two_runs, capsys):
+    assert main(["compare", *two_runs, "--html", "page.html"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "one: 2026-01-02, commit abcdef0123, data d"
+    tails = [line.split()[-4:] for line in lines[4:]]
+    assert ["top-1", "0.600", "0.900", "0.300"] in tails  # the mean of two seeds
+    assert ["top-1", "0.200", "–", "–"] in tails and ["top-1", "–", "0.250", "–"] in tails
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "<b>" not in page and "A &lt;b&gt;" in page and "one: 2026-01-02" in page
+    assert all(f">{cell}</td>" in page for cell in ("0.600", "0.900", "0.300", "–"))
+
+
+def test_compare_names_what_is_no_run(two_runs, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for folder, lacks in (("empty", "results/*.csv"), ("gone", "results/*.csv")):
+        assert main(["compare", "one", folder]) == 1
+        assert f"{folder} is no run: it has no {lacks}. Give the" in capsys.readouterr().err
+    os.remove("other/run.json")
+    assert main(["compare", *two_runs]) == 1
+    assert "other is no run: it has no run.json" in capsys.readouterr().err
+    Path("one/results/x.csv").write_text("a,b\n1,2\n")
+    assert main(["compare", "one"]) == 1
+    assert "one/results/x.csv is no table of results: it has no column" in capsys.readouterr().err
+    assert main(["compare", "one", "one"]) == 1
+    assert "A run is given twice" in capsys.readouterr().err
