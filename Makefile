@@ -13,7 +13,6 @@ figures: .venv/.installed
 
 # report.pdf from the tables in report/results/ and the figures in pics/
 report: .venv/.installed
-	@$(BIN)/python -c 'import typst' 2>/dev/null || $(BIN)/pip install -e '.[report]'
 	$(BIN)/python report/build.py
 
 test: .venv/.installed
