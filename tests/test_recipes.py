@@ -103,7 +103,7 @@ def test_small_clips_from_pictures_to_files(tmp_path):
         assert "classes: top-1" in run("clip_mini/evaluate.py", out, *work)
         out = tmp_path / f"{tower}-labels.safetensors"
         run("clip_mini/export.py", tower, "--labels", *work, "--out", out)
-        twin = load_encoder(f"module:{RECIPES / 'clip_mini' / 'label_twin.py'}@{out}")
+        twin = load_encoder(f"module:{WEIGHTS / 'label_twin.py'}@{out}")
         side = twin.preprocess.size
         assert encode_batch(twin, white[:, :side, :side]).shape == (
             1,

@@ -1,6 +1,6 @@
 """The image towers of `--labels` as encoders: clip-mini's twins that learned labels, not captions.
 
-    module:data/recipes/clip_mini/label_twin.py@data/weights/clip-mini-vit-labels.safetensors
+    module:data/weights/label_twin.py@data/weights/clip-mini-vit-labels.safetensors
 """
 
 from pathlib import Path
