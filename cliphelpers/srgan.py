@@ -9,7 +9,7 @@ import re
 from collections import OrderedDict
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Lock
 
@@ -353,13 +353,21 @@ def upsampled(preprocess, method, shrink=None):
     """
     name, _, file = method.partition("@")
     if name == "srgan":
-        generator, interpolation = load_generator(file or WEIGHTS), "bicubic"
+        path = Path(file or WEIGHTS)
+        changed = path.stat().st_mtime_ns if path.is_file() else None
+        generator, interpolation = _shared(path, changed), "bicubic"
     elif method in INTERPOLATIONS:
         generator, interpolation = None, method
     else:
         known = ", ".join([*INTERPOLATIONS, "srgan", "srgan@FILE"])
         raise EncoderError(f"Unknown upsampling {method!r}: use {known}")
     return replace(preprocess, interpolation=interpolation, shrink=shrink, generator=generator)
+
+
+@lru_cache(maxsize=4)
+def _shared(path, changed):
+    """One generator for all encoders, until its file changes."""
+    return load_generator(path)
 
 
 def with_upsampling(encoder, method, shrink=None):

@@ -20,7 +20,8 @@ SPLITS = {"official": "official split", "by_clip": "whole clips held out"}
 
 def read(run):
     """All result rows of a committed run."""
-    return pd.concat(map(pd.read_csv, sorted((RESULTS / run).glob("*.csv"))), ignore_index=True)
+    files = [file for file in (RESULTS / run).glob("*.csv") if "curves" not in file.stem]
+    return pd.concat(map(pd.read_csv, sorted(files)), ignore_index=True)
 
 
 def interval(row):
@@ -58,6 +59,29 @@ def differences(run):
     return _pivot(rows.drop_duplicates(["split", "encoder"]), ["encoder"])
 
 
+def finetuning(run):
+    """Fine-tuned models beside zero-shot and probe of the same pictures, mean over seeds."""
+    rows = read(run)
+    rows = rows[rows.experiment.str[:2].isin(["05", "06"]) & (rows.metric == "top-1")]
+    rows = rows[rows.features.str.endswith("bicubic") | (rows.experiment.str[:2] == "06")]
+    rows = rows[~rows.method.str.startswith("WiSE-FT")]
+    keys = ["encoder", "method", "split"]
+    rows = rows.groupby(keys, sort=False)[["value", "low", "high"]].mean().reset_index()
+    return _pivot(rows, ["encoder", "method"])
+
+
+def upsampling(run):
+    """Accuracy with SRGAN less that with bicubic interpolation."""
+    rows = read(run)
+    rows = rows[(rows.experiment == "07_upsampling") & (rows.metric == "top-1 difference")]
+    rows = rows[rows.method.isin(["zero-shot", "ridge"])]
+    found = rows.features.str.extract(r"srgan from (\d+) − bicubic", expand=False)
+    rows = rows.assign(pixels=found).dropna(subset="pixels")
+    return _pivot(
+        rows.rename(columns={"pixels": "from pixels"}), ["encoder", "from pixels", "method"]
+    )
+
+
 def minutes(run):
     """Minutes of each notebook of a committed run."""
     record = json.loads((RESULTS / run / "run.json").read_text(encoding="utf-8"))
@@ -80,7 +104,14 @@ def _markdown(head, lines):
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
 
 
-TABLES = {"accuracies": accuracies, "shots": shots, "differences": differences, "minutes": minutes}
+TABLES = {
+    "accuracies": accuracies,
+    "shots": shots,
+    "differences": differences,
+    "finetuning": finetuning,
+    "upsampling": upsampling,
+    "minutes": minutes,
+}
 
 
 def fill(text):

@@ -360,6 +360,16 @@ def test_the_key_depends_on_method_shrink_and_generator(encoder, tmp_path, study
     assert with_upsampling(encoder, "bilinear").key == encoder.key  # its own way
 
 
+def test_a_file_that_changes_is_read_again(encoder, tmp_path, study):
+    file, way = tmp_path / "generator.pth", f"srgan@{tmp_path}/generator.pth"
+    file.write_bytes(study[1].read_bytes())
+    before = with_upsampling(encoder, way)
+    assert with_upsampling(encoder, way).preprocess.generator is before.preprocess.generator
+    state = torch.load(file, weights_only=True)
+    torch.save({key: 2 * value for key, value in state.items()}, file)
+    assert with_upsampling(encoder, way).key != before.key
+
+
 def test_a_key_without_upsampling_is_what_it_was(encoder):
     """So that features computed before this module existed are not computed again."""
     names = ["size", "resize", "interpolation", "mean", "std", "squash"]
