@@ -145,6 +145,11 @@ def test_notebooks_have_no_absolute_paths(notebook):
                 assert not os.path.isabs(node.value), node.value
 
 
+def test_all_notebooks_but_the_sixth_have_a_widget():
+    without = [path.stem[:2] for path in NOTEBOOKS if "widgets.live()" not in path.read_text()]
+    assert without == ["06"]
+
+
 def test_notebooks_make_widgets_in_a_live_front_end_alone(notebook):
     """Else executed notebooks would hold their state: see tests/test_widgets.py."""
     for cell in code(notebook):
