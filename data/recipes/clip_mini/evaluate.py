@@ -103,6 +103,8 @@ def main():
     model, preprocess = clip.load(args.model, device="cpu")
     sets = [("fruits", *fruits(args.fruits))] if args.fruits else held_out(args.work)
     for kind, images, labels, names in sets:
+        if not labels:  # a small run may hold none of a kind
+            continue
         image = encode_images(model, preprocess, images)
         print(f"{kind}: {figures(image, encode_texts(model, names), torch.tensor(labels), names)}")
 
