@@ -63,7 +63,7 @@ def load_arrays(path):
     return dict(np.load(io.BytesIO(content[32:])))
 
 
-def kept(kind, parts, compute, cache=None):
+def kept(kind, parts, compute):
     """The arrays that ``compute()`` returns, computed only if they are not on disk already.
 
     Parameters
@@ -74,14 +74,12 @@ def kept(kind, parts, compute, cache=None):
         All that the arrays depend on: see :func:`key_of`.
     compute : function
         Returns a dict of names to arrays.
-    cache : str or Path, optional
-        Folder; by default :func:`cache_folder`.
 
     Returns
     -------
     dict of str to array
     """
-    path = Path(cache or cache_folder()) / kind / f"{key_of(*parts)}.npz"
+    path = cache_folder() / kind / f"{key_of(*parts)}.npz"
     arrays = load_arrays(path)
     if arrays is None:
         arrays = compute()

@@ -26,8 +26,7 @@ def compare(folders):
     DataFrame
         Indexed by experiment, split, encoder, features, method, shots and metric (texts, "" where
         there is none); the columns are the folders, with the mean over seeds, or NaN where a run
-        does not have the row, and "spread", the largest less the
-        smallest value of all runs.
+        does not have the row, and "spread", the largest less the smallest value of all runs.
 
     Raises
     ------

@@ -503,7 +503,7 @@ def _load_state(model, file, heads, spec):
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise EncoderError(f"{file} does not fit {spec}: {_first(error)}") from error
+        raise EncoderError(f"{file} does not fit {spec}: {brief(error)}") from error
 
 
 def read_state(file):
@@ -560,7 +560,7 @@ def _download(spec, load):
         return load()
     except Exception as error:  # each library has its own error for being offline
         raise EncoderError(
-            f"The weights of {spec} could not be downloaded ({_first(error)}). "
+            f"The weights of {spec} could not be downloaded ({brief(error)}). "
             f"Fetch them on a machine with internet and use {spec}@FILE"
         ) from error
 
@@ -577,10 +577,10 @@ def _unknown(kind, name, names):
 def _reason(error):
     if "weights_only" in str(error):  # torch goes on to recommend executing it
         return "it is damaged, or holds pickled code, which is not executed"
-    return f"it is damaged, or of another architecture ({_first(error)})"
+    return f"it is damaged, or of another architecture ({brief(error)})"
 
 
-def _first(error):
-    """What an error says, in a line of at most 200 characters."""
+def brief(error):
+    """What an error of another library says, in a line of at most 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:200] + "…"

@@ -1,8 +1,5 @@
 """Features of an index's pictures, computed once and kept on disk."""
 
-import hashlib
-import io
-import warnings
 from collections import deque
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,14 +8,14 @@ from threading import Lock
 import numpy as np
 from tqdm import tqdm
 
-from cliphelpers.cache import cache_folder, write_atomically
+from cliphelpers.cache import cache_folder, key_of, load_arrays, save_arrays
 from cliphelpers.encoders import encode_batch, to_joint
 from cliphelpers.images import ImageError, digests, read_image
 from cliphelpers.parallel import CORES, thread_pool
 
 BATCH = 32
 SHARD = 32  # batches kept in one file
-SHARD_FORMAT = "1"  # part of every folder's name: raise it when shards change
+SHARD_FORMAT = "2"  # part of every folder's name: raise it when shards change
 
 
 def extract_features(encoder, index, joint=False, cache=None, batch=BATCH):
@@ -109,27 +106,15 @@ def _encode(encoder, paths, batch):
 
 
 def _read_shards(folder):
-    """All that is kept in a folder: dict of picture digest to feature vector.
-
-    A shard's name is the SHA-256 of its bytes, so that a damaged one is found out; it is deleted
-    and its pictures are computed again.
-    """
+    """All that is kept in a folder: dict of picture digest to feature vector."""
     known = {}
     for path in sorted(folder.glob("*.npz")):
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != path.stem:
-            warnings.warn(f"{path} is damaged; its features are computed again", stacklevel=3)
-            path.unlink(missing_ok=True)
-            continue
-        shard = np.load(io.BytesIO(content))
-        known.update(zip(shard["digests"].tolist(), shard["features"], strict=True))
+        if shard := load_arrays(path):  # a damaged one is deleted, its pictures computed again
+            known.update(zip(shard["digests"].tolist(), shard["features"], strict=True))
     return known
 
 
 def _write_shard(folder, contents, known):
-    """Write atomically: a shard is there as a whole or not at all, whoever else writes."""
-    buffer = io.BytesIO()
     features = np.stack([known[digest] for digest in contents])
-    np.savez(buffer, digests=np.array(contents), features=features)
-    content = buffer.getvalue()
-    write_atomically(folder / f"{hashlib.sha256(content).hexdigest()}.npz", content)
+    arrays = {"digests": np.array(contents), "features": features}
+    save_arrays(folder / f"{key_of(contents)}.npz", arrays)

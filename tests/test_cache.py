@@ -9,7 +9,8 @@ from cliphelpers.cache import kept, key_of, load_arrays, save_arrays, write_atom
 from cliphelpers.classifiers import Logistic
 
 
-def test_kept_computes_once_and_again_for_another_part(tmp_path):
+def test_kept_computes_once_and_again_for_another_part(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPHELPERS_CACHE", str(tmp_path))
     calls = []
 
     def compute():
@@ -17,7 +18,7 @@ def test_kept_computes_once_and_again_for_another_part(tmp_path):
         return {"a": np.arange(3), "b": np.ones((2, 2), bool)}
 
     for part in (1, 1, 2, 1):
-        arrays = kept("some", (part, np.zeros(4)), compute, tmp_path)
+        arrays = kept("some", (part, np.zeros(4)), compute)
         np.testing.assert_array_equal(arrays["a"], [0, 1, 2])
         assert arrays["b"].dtype == bool
     assert len(calls) == 2

@@ -214,7 +214,7 @@ def test_a_flipped_byte_is_found_and_made_again(encoder, index, cache, small_sha
     first, _ = computed(encoder, index, cache, batch=4)
     broken = shards(cache)[1]
     damage(broken, int(place * broken.stat().st_size))
-    with pytest.warns(UserWarning, match=f"{broken.name} is damaged; its features are computed"):
+    with pytest.warns(UserWarning, match=f"{broken.name} is damaged; its content is computed"):
         again, count = computed(encoder, index, cache, batch=4)
     assert count == 8 and np.array_equal(first, again)
     assert computed(encoder, index, cache, batch=4)[1] == 0

@@ -328,16 +328,17 @@ def test_damage_at_any_place_of_the_cache_is_found_and_made_good(tmp_path, fruit
 
 def test_what_an_older_version_kept_is_not_used(tmp_path, paths, monkeypatch):
     cache = tmp_path / "cache"
+    monkeypatch.setenv("CLIPHELPERS_CACHE", str(cache))
     with monkeypatch.context() as old:
         old.setattr(features_module, "SHARD_FORMAT", "0")
         old.setattr(cache_module, "CACHE_FORMAT", "0")
         old.setattr(Means, "forward", lambda self, x: x.mean((2, 3)) + 1)
         wrong = means(paths, cache)["X"]
-        kept("kind", ("part",), lambda: {"a": np.zeros(2)}, cache)
+        kept("kind", ("part",), lambda: {"a": np.zeros(2)})
     right = means(paths, cache)["X"]
     np.testing.assert_allclose(right, means(paths, tmp_path / "new")["X"])
     assert np.abs(right - wrong).min() > 0.9
-    assert kept("kind", ("part",), lambda: {"a": np.ones(2)}, cache)["a"].tolist() == [1, 1]
+    assert kept("kind", ("part",), lambda: {"a": np.ones(2)})["a"].tolist() == [1, 1]
 
 
 class Bomb:
