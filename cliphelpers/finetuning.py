@@ -129,15 +129,30 @@ class FineTuned:
     curves: pd.DataFrame
 
 
-def embed(encoder, index):
+def embed(encoder, index, rows=None):
     """What heads stand on: float32 array, shape (N, D).
 
     Of a CLIP the joint embedding of length 1 times the logit scale, so that text weights are a
     head (without bias); of other encoders the features as they are.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    index : DataFrame
+    rows : int array, optional
+        Rows of the index that are wanted; the array's other rows are not a number. By default
+        all.
     """
+    some = index if rows is None else index.iloc[rows]
     if encoder.projection is None:
-        return extract_features(encoder, index)
-    return encoder.logit_scale * normalize(extract_features(encoder, index, joint=True))
+        X = extract_features(encoder, some)
+    else:
+        X = encoder.logit_scale * normalize(extract_features(encoder, some, joint=True))
+    if rows is None:
+        return X
+    whole = np.full((len(index), X.shape[1]), np.nan, np.float32)
+    whole[rows] = X
+    return whole
 
 
 # ------------------------------------------------------------------------------- training

@@ -104,6 +104,15 @@ def test_the_contrastive_loss_of_strangers_is_0_with_a_gradient_of_0():
     assert loss.item() == 0 and not Z.grad.any()
 
 
+def test_only_the_wanted_rows_are_read_and_embedded(index, clip_vit):
+    encoder, rows = load_encoder(f"clip:{clip_vit}"), np.array([5, 2])
+    others = np.delete(np.arange(len(index)), rows)
+    unreadable = index.assign(path=index.path.mask(index.index.isin(others), "missing.jpg"))
+    some = embed(encoder, unreadable, rows)
+    assert some.shape[0] == len(index) and np.isnan(some[others]).all()
+    np.testing.assert_allclose(some[rows], embed(encoder, index)[rows], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 30, 157])
 def test_the_learning_rate_rises_in_a_line_and_falls_as_torch_s_cosine(steps):
     factors = [warm_cosine(step, steps) for step in range(steps)]
