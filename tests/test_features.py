@@ -63,7 +63,7 @@ def cache(tmp_path):
 @pytest.fixture
 def small_shards(monkeypatch):
     """Shards of two batches of 4, so that a few pictures make several."""
-    monkeypatch.setattr(module_under_test, "SHARD", 2)
+    monkeypatch.setattr(module_under_test, "SHARD", 8)
 
 
 def by_hand(encoder, index):
@@ -264,7 +264,7 @@ from test_features import Counting
 from cliphelpers import features
 from cliphelpers.encoders import Encoder, Preprocess
 
-features.SHARD = 2
+features.SHARD = 4
 encoder = Encoder("counting", Counting(), Preprocess(8, 8, "bilinear"), device="cpu")
 print("ready", flush=True)
 sys.stdin.readline()

@@ -232,7 +232,7 @@ class Means(nn.Module):
 
 def means(paths, cache):
     """The features of pictures by batches of two, each kept in a file of its own."""
-    features_module.SHARD = 1
+    features_module.SHARD = 2
     encoder = Encoder("means", Means(), Preprocess(8, 8), device="cpu")
     return {"X": extract_features(encoder, pd.DataFrame({"path": paths}), cache=cache, batch=2)}
 
