@@ -114,7 +114,8 @@ class Ridge:
     """Linear least squares on one-hot targets, all strengths from one eigendecomposition.
 
     Minimises ``mean |y - xW - b|^2 + strength |W|^2`` on standardised features; with the
-    eigenvectors V and values v of X'X / N, ``W = V (v + strength)^-1 V' X'Y / N``.
+    eigenvectors V and values v of X'X / N, ``W = V (v + strength)^-1 V' X'Y / N``. With fewer
+    pictures than features the same from those of XX' / N, ``W = X' V (v + strength)^-1 V' Y / N``.
 
     Parameters
     ----------
@@ -130,10 +131,12 @@ class Ridge:
         X = (X - self.mean_) / self.std_
         onehot = np.eye(classes, dtype=np.float32)[y]
         self.bias_ = onehot.mean(0)
-        values, vectors = scipy.linalg.eigh(X.T @ X / len(X), driver="evd")
-        cross = vectors.T @ (X.T @ (onehot - self.bias_) / len(X))
+        few = len(X) < X.shape[1]
+        values, vectors = scipy.linalg.eigh((X @ X.T if few else X.T @ X) / len(X), driver="evd")
+        left, right = (X.T @ vectors, vectors.T) if few else (vectors, vectors.T @ X.T)
+        cross = right @ (onehot - self.bias_) / len(X)
         values = values.clip(0)[:, None]
-        self.coef_ = [vectors @ (cross / (values + s + 1e-7)) for s in self.candidates]
+        self.coef_ = [left @ (cross / (values + s + 1e-7)) for s in self.candidates]
         return self
 
     def scores(self, X):

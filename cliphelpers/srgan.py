@@ -10,6 +10,7 @@ from collections import OrderedDict
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, lru_cache
+from itertools import product
 from pathlib import Path
 from threading import Lock
 
@@ -21,6 +22,7 @@ from scipy.ndimage import laplace
 from skimage.color import rgb2gray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
+from torch.nn import functional
 
 from cliphelpers.cache import cache_folder, key_of, load_arrays, save_arrays
 from cliphelpers.encoders import (
@@ -98,7 +100,16 @@ class Generator(nn.Module):
         """Float (B, 3, H, W) in [0, 1] -> float (B, 3, 4H, 4W) in [0, 1]."""
         x = self.prelu_in(self.conv_in((x - self.mean) / self.std))
         x = x + self.bn_mid(self.conv_mid(self.blocks(x)))
-        return (self.conv_out(self.up(x)).tanh() + 1) / 2
+        return (self._out(self.up(x)).tanh() + 1) / 2
+
+    def _out(self, x):
+        """``conv_out(x)``, four pixels at once: its three channels alone leave a CPU half idle."""
+        kernel = x.new_zeros(3, 2, 2, CHANNELS, 10, 10)
+        for row, column in product(range(2), range(2)):
+            kernel[:, row, column, :, row : row + 9, column : column + 9] = self.conv_out.weight
+        bias = self.conv_out.bias.repeat_interleave(4)
+        x = functional.pad(x, (4, 5, 4, 5))
+        return functional.pixel_shuffle(functional.conv2d(x, kernel.flatten(0, 2), bias, 2), 2)
 
     @property
     def margin(self):
