@@ -63,8 +63,9 @@ def finetuning(run):
     """Fine-tuned models beside zero-shot and probe of the same pictures, mean over seeds."""
     rows = read(run)
     rows = rows[rows.experiment.str[:2].isin(["05", "06"]) & (rows.metric == "top-1")]
-    rows = rows[rows.features.str.endswith("bicubic") | (rows.experiment.str[:2] == "06")]
     rows = rows[~rows.method.str.startswith("WiSE-FT")]
+    srgan = rows.features.str.endswith("srgan")
+    rows = rows.assign(encoder=rows.encoder.where(~srgan, rows.encoder + ", SRGAN input"))
     keys = ["encoder", "method", "split"]
     rows = rows.groupby(keys, sort=False)[["value", "low", "high"]].mean().reset_index()
     return _pivot(rows, ["encoder", "method"])
