@@ -364,7 +364,7 @@ def wise_ft_plot(lines, title):
                     (0, -15 if number else 7), textcoords="offset points", ha="center",
                     fontsize=8, color=colour,
                 )  # fmt: skip
-        axis.set(title=name, xlabel="share of the fine-tuned weights (alpha)", xlim=(-0.09, 1.09))
+        axis.set(title=name.replace(", ", "\n"), xlabel="alpha", xlim=(-0.09, 1.09))
         axis.yaxis.set_major_formatter(PercentFormatter(1))
         axis.set_xticks([0, 0.5, 1], ["0\nzero-shot", "0.5", "1\nfine-tuned"])
     axes[0, 0].set(ylabel="top-1 accuracy", ylim=(0, 1.05))
