@@ -1,5 +1,6 @@
 """The figures of the series, in one style that is safe for colour-blind readers."""
 
+import re
 from itertools import product
 from pathlib import Path
 
@@ -303,7 +304,8 @@ def fine_tuning_plot(epochs, table, title):
             style = {"train": ":", "validation": "-"}[half]
             label = f"{method}, {half}"
             axis.plot(mean.index, mean, style, marker=".", color=colours[method], label=label)
-        axis.set_ylabel(name.replace(", ", "\n"), fontsize=9)
+        lines = re.sub(r"(.{8,}?_)(?=.)", r"\1\n", name, count=1)  # deit_tiny_patch16_224 is long
+        axis.set_ylabel(lines.replace(", ", "\n"), fontsize=9)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.yaxis.set_major_formatter(PercentFormatter(1))
     for row, name in enumerate(names):
