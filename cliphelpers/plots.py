@@ -361,9 +361,10 @@ def wise_ft_plot(lines, title):
             axis.plot(line.index, line.value, "o-", color=colour, ms=5, label=label)
             axis.fill_between(line.index, line.low, line.high, color=colour, alpha=0.15, lw=0)
             for alpha in (line.index[0], line.index[-1]):
+                highest = max(splits, key=lambda one: lines[name, one].value[alpha])
                 axis.annotate(
                     f"{line.value[alpha]:.1%}", (alpha, line.value[alpha]),
-                    (0, -15 if number else 7), textcoords="offset points", ha="center",
+                    (0, 7 if split == highest else -15), textcoords="offset points", ha="center",
                     fontsize=8, color=colour,
                 )  # fmt: skip
         axis.set(title=name.replace(", ", "\n"), xlabel="alpha", xlim=(-0.09, 1.09))
