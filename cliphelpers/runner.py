@@ -21,6 +21,11 @@ from traitlets.config import Config
 
 from cliphelpers.parameters import check_parameters
 
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 PACKAGES = ["torch", "torchvision", "timm", "clip-anytorch", "numpy", "scipy", "scikit-learn"]
@@ -34,7 +39,8 @@ def run(names=(), parameters=None, output="output"):
     """Execute notebooks in order.
 
     Below ``output`` are then ``notebooks/`` (as executed), ``results/`` (tables), ``pics/``
-    (figures) and ``run.json`` (parameters, versions, hardware, seconds, commit).
+    (figures) and ``run.json`` (parameters, versions, hardware, seconds, peak of resident memory
+    in GiB, commit).
 
     Parameters
     ----------
@@ -81,6 +87,7 @@ def run(names=(), parameters=None, output="output"):
                 "parameters": own | {name: typed[name] for name in mine},
                 "seconds": round(time.perf_counter() - start, 1),
             }
+            record["peak_memory_gib"] = _peak_memory()
             (output / "run.json").write_text(
                 json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8"
             )
@@ -191,6 +198,18 @@ def _check(given, defaults):
         values = {name: given.get(name, value) for name, value in own.items()}
         places = {name: NOTEBOOKS / values[name] for name in ("data", "names") if name in own}
         check_parameters(values | places)
+
+
+def _peak_memory():
+    """GiB of resident memory: this process' peak plus that of its largest notebook so far.
+
+    None on Windows, which does not tell.
+    """
+    if resource is None:
+        return None
+    peaks = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes, elsewhere KiB: getrusage(2)
+    return round(sum(peak.ru_maxrss for peak in peaks) / unit, 2)
 
 
 def _environment():

@@ -16,6 +16,11 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "report" / "results"
 SPLITS = {"official": "official split", "by_clip": "whole clips held out"}
+TIMED = {
+    "embedded": "`make figures`",
+    "photographs_cold": "photographs",
+    "photographs": "photographs, features kept",
+}
 
 
 def read(run):
@@ -83,12 +88,20 @@ def upsampling(run):
     )
 
 
-def minutes(run):
-    """Minutes of each notebook of a committed run."""
-    record = json.loads((RESULTS / run / "run.json").read_text(encoding="utf-8"))
-    seconds = {name: one["seconds"] for name, one in record["notebooks"].items()}
-    seconds["all"] = sum(seconds.values())
-    return _markdown(["notebook", "minutes"], [[k, f"{v / 60:.1f}"] for k, v in seconds.items()])
+def minutes(*runs):
+    """Minutes of each notebook, a column for each run, and its peak of memory."""
+    columns = {}
+    for run in runs:
+        record = json.loads((RESULTS / run / "run.json").read_text(encoding="utf-8"))
+        taken = {name: one["seconds"] / 60 for name, one in record["notebooks"].items()}
+        taken = {
+            name: f"{value:.1f}" for name, value in (taken | {"all": sum(taken.values())}).items()
+        }
+        columns[TIMED[run]] = taken | {"GiB of memory": str(record.get("peak_memory_gib") or "")}
+    table = pd.DataFrame(columns).fillna("")
+    return _markdown(
+        ["minutes", *table.columns], [[name, *row] for name, *row in table.itertuples()]
+    )
 
 
 def _pivot(rows, keys):
@@ -119,10 +132,10 @@ def fill(text):
     """The README's text with every table made anew."""
 
     def table(match):
-        name, run = match[1], match[2]
-        return f"<!-- {name} {run} -->\n{TABLES[name](run)}\n<!-- end -->"
+        name, *runs = match[1].split()
+        return f"<!-- {match[1]} -->\n{TABLES[name](*runs)}\n<!-- end -->"
 
-    return re.sub(r"<!-- (\w+) (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+    return re.sub(r"<!-- (\w+ [\w ]+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

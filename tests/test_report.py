@@ -31,8 +31,10 @@ def test_the_readme_holds_the_numbers_of_the_committed_runs():
 
 
 def test_a_changed_number_is_put_right():
-    made = tables.fill("a\n<!-- minutes photographs -->\n| 1 |\n<!-- end -->\nb")
-    assert made.startswith("a\n<!-- minutes photographs -->\n| notebook | minutes |")
+    made = tables.fill("a\n<!-- minutes embedded photographs -->\n| 1 |\n<!-- end -->\nb")
+    head = "| minutes | `make figures` | photographs, features kept |"
+    assert made.startswith(f"a\n<!-- minutes embedded photographs -->\n{head}\n| --- |")
+    assert "\n| 07_upsampling | " in made and made.count(" |  |\n") >= 3  # 05 to 07 of one run only
     assert made.endswith("<!-- end -->\nb") and "| 1 |" not in made
 
 

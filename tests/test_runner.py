@@ -1,6 +1,7 @@
 """The runner and the command line, with tiny notebooks and then with the real ones."""
 
 import json
+import resource
 import shutil
 
 import nbformat
@@ -42,7 +43,7 @@ def notebooks(tmp_path, monkeypatch):
     """Two good notebooks and a faulty one between them, in the runner's folder."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    write_notebook(folder, "01_first", SAVE.format(name="first"))
+    write_notebook(folder, "01_first", SAVE.format(name="first"), "half_a_gib = b'x' * 2**29")
     write_notebook(folder, "02_faulty", "x = 1", "# divide\nx / 0", SAVE.format(name="faulty"))
     write_notebook(folder, "03_third", SAVE.format(name="third"))
     (folder / "scratch.ipynb").write_text("no notebook of the series")
@@ -155,6 +156,8 @@ def test_a_run_and_its_failure(notebooks, tmp_path, capsys):
     parameters = record["notebooks"]["01_first"]["parameters"]
     assert (parameters["data"], parameters["seeds"]) == ("my data", [0])
     assert record["notebooks"]["01_first"]["seconds"] > 0
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    assert own + 0.5 < record["peak_memory_gib"] < own + 30
     assert {"commit", "python", "versions", "hardware", "started"} <= set(record)
 
 
