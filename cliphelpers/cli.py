@@ -60,9 +60,9 @@ def _compare(options):
     from cliphelpers.compare import compare, describe, to_html
 
     table, captions = compare(options.folders), [describe(folder) for folder in options.folders]
-    print(*captions, table.to_string(float_format="{:.3f}".format, na_rep="–"), sep="\n")
     if options.html:
         options.html.write_text(to_html(table, captions), encoding="utf-8")
+    print(*captions, table.to_string(float_format="{:.3f}".format, na_rep="–"), sep="\n")
     return 0
 
 
