@@ -56,24 +56,27 @@ def extract_features(encoder, index, joint=False, cache=None, batch=None):
     missing = {digest: path for digest, path in zip(contents, paths, strict=True)}
     missing = [(digest, path) for digest, path in missing.items() if digest not in known]
     batch = batch or (CPU_BATCH if encoder.device == "cpu" else GPU_BATCH)
-    pending = []
+    computed, done, saved = None, 0, 0
     try:
-        for start, rows in _encode(encoder, [path for _, path in missing], batch):
-            some = [digest for digest, _ in missing[start : start + len(rows)]]
-            known.update(zip(some, rows, strict=True))
-            pending += some
-            if len(pending) >= SHARD:
-                _write_shard(folder, pending, known)
-                pending = []
+        for end, rows in _encode(encoder, [path for _, path in missing], batch):
+            if computed is None:  # one block: small ones kept among freed large ones pin the heap
+                computed = np.empty((len(missing), rows.shape[1]), np.float32)
+            computed[end - len(rows) : end] = rows
+            done = end
+            if done - saved >= SHARD:
+                _write_shard(folder, missing[saved:done], computed[saved:done])
+                saved = done
     finally:  # an error or an interrupt loses no finished batch
-        if pending:
-            _write_shard(folder, pending, known)
+        if done > saved:
+            _write_shard(folder, missing[saved:done], computed[saved:done])
+    if missing:
+        known.update(zip([digest for digest, _ in missing], computed, strict=True))
     features = np.stack([known[digest] for digest in contents])
     return to_joint(encoder, features) if joint else features
 
 
 def _encode(encoder, paths, batch):
-    """Yield (position of the first picture, features) of each batch, in order.
+    """Yield (how many pictures are done, features) of each batch, in order.
 
     Each thread decodes a batch, waits for its turn on the device, and encodes it; on a CPU no one
     waits. At most two batches a thread are under way, so memory does not grow with the data.
@@ -98,12 +101,13 @@ def _encode(encoder, paths, batch):
             if len(ahead) >= 2 * CORES or (start is None and ahead):
                 first, future = ahead.popleft()
                 try:
-                    yield first, future.result()
+                    rows = future.result()
                 except ImageError as error:
                     pool.shutdown(cancel_futures=True)
                     message = f"{error}. `cliphelpers check FOLDER` lists all such pictures"
                     raise ImageError(message) from error
-                bar.update(len(paths[first : first + batch]))
+                yield first + len(rows), rows
+                bar.update(len(rows))
 
 
 def _read_shards(folder):
@@ -115,7 +119,7 @@ def _read_shards(folder):
     return known
 
 
-def _write_shard(folder, contents, known):
-    features = np.stack([known[digest] for digest in contents])
+def _write_shard(folder, pictures, features):
+    contents = [digest for digest, _ in pictures]
     arrays = {"digests": np.array(contents), "features": features}
     save_arrays(folder / f"{key_of(contents)}.npz", arrays)
