@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 from PIL import Image
 
@@ -22,6 +23,7 @@ SPLIT_TITLES = {
 SPLIT_NAMES = {"official": "official split", "by_clip": "whole clips held out"}
 WIDTH = 9  # inches, at 110 dpi about the width of a README
 SAVED_DPI = 160
+HALO = withStroke(linewidth=3, foreground="white")  # numbers stay legible where lines cross them
 
 
 def set_style():
@@ -180,7 +182,7 @@ def probe_plot(table, baselines, title):
             for value, place in zip(part.value, places, strict=True):
                 axis.annotate(
                     f"{value:.1%}", (value, place), side, textcoords="offset points",
-                    ha="center", fontsize=8, color=COLOURS[number],
+                    ha="center", fontsize=8, color=COLOURS[number], path_effects=[HALO],
                 )  # fmt: skip
         _baseline_lines(axis, baselines[baselines.split == split])
         axis.set(title=SPLIT_TITLES.get(split, split), xlabel="top-1 accuracy", xlim=(0, 1.02))
