@@ -97,7 +97,8 @@ def minutes(*runs):
         taken = {
             name: f"{value:.1f}" for name, value in (taken | {"all": sum(taken.values())}).items()
         }
-        columns[TIMED[run]] = taken | {"GiB of memory": str(record.get("peak_memory_gib") or "")}
+        memory = record.get("peak_memory_gib")
+        columns[TIMED[run]] = taken | {"GiB of memory": f"{memory:.1f}" if memory else ""}
     table = pd.DataFrame(columns).fillna("")
     return _markdown(
         ["minutes", *table.columns], [[name, *row] for name, *row in table.itertuples()]
