@@ -58,11 +58,11 @@ def extract_features(encoder, index, joint=False, cache=None, batch=None):
     batch = batch or (CPU_BATCH if encoder.device == "cpu" else GPU_BATCH)
     computed, done, saved = None, 0, 0
     try:
-        for end, rows in _encode(encoder, [path for _, path in missing], batch):
+        for rows in _encode(encoder, [path for _, path in missing], batch):
             if computed is None:  # one block: small ones kept among freed large ones pin the heap
                 computed = np.empty((len(missing), rows.shape[1]), np.float32)
-            computed[end - len(rows) : end] = rows
-            done = end
+            computed[done : done + len(rows)] = rows
+            done += len(rows)
             if done - saved >= SHARD:
                 _write_shard(folder, missing[saved:done], computed[saved:done])
                 saved = done
@@ -76,7 +76,7 @@ def extract_features(encoder, index, joint=False, cache=None, batch=None):
 
 
 def _encode(encoder, paths, batch):
-    """Yield (how many pictures are done, features) of each batch, in order.
+    """Yield the features of each batch, in order.
 
     Each thread decodes a batch, waits for its turn on the device, and encodes it; on a CPU no one
     waits. At most two batches a thread are under way, so memory does not grow with the data.
@@ -97,16 +97,15 @@ def _encode(encoder, paths, batch):
     ):
         for start in [*range(0, len(paths), batch), *[None] * 2 * CORES]:
             if start is not None:
-                ahead.append((start, pool.submit(work, paths[start : start + batch])))
+                ahead.append(pool.submit(work, paths[start : start + batch]))
             if len(ahead) >= 2 * CORES or (start is None and ahead):
-                first, future = ahead.popleft()
                 try:
-                    rows = future.result()
+                    rows = ahead.popleft().result()
                 except ImageError as error:
                     pool.shutdown(cancel_futures=True)
                     message = f"{error}. `cliphelpers check FOLDER` lists all such pictures"
                     raise ImageError(message) from error
-                yield first + len(rows), rows
+                yield rows
                 bar.update(len(rows))
 
 

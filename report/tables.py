@@ -94,15 +94,11 @@ def minutes(*runs):
     for run in runs:
         record = json.loads((RESULTS / run / "run.json").read_text(encoding="utf-8"))
         taken = {name: one["seconds"] / 60 for name, one in record["notebooks"].items()}
-        taken = {
-            name: f"{value:.1f}" for name, value in (taken | {"all": sum(taken.values())}).items()
-        }
-        memory = record.get("peak_memory_gib")
-        columns[TIMED[run]] = taken | {"GiB of memory": f"{memory:.1f}" if memory else ""}
-    table = pd.DataFrame(columns).fillna("")
-    return _markdown(
-        ["minutes", *table.columns], [[name, *row] for name, *row in table.itertuples()]
-    )
+        taken["all"] = sum(taken.values())
+        columns[TIMED[run]] = taken | {"GiB of memory": record["peak_memory_gib"]}
+    rows = pd.DataFrame(columns).itertuples()
+    lines = [[name, *("" if pd.isna(x) else f"{x:.1f}" for x in values)] for name, *values in rows]
+    return _markdown(["minutes", *columns], lines)
 
 
 def _pivot(rows, keys):

@@ -4,6 +4,7 @@ What each module's own test file already holds is not repeated here.
 """
 
 import errno
+import io
 import json
 import multiprocessing
 import os
@@ -646,6 +647,17 @@ def test_compare_shows_runs_side_by_side(two_runs, capsys):
     page = Path("page.html").read_text(encoding="utf-8")
     assert "<b>" not in page and "A &lt;b&gt;" in page and "one: 2026-01-02" in page
     assert all(f">{cell}</td>" in page for cell in ("0.600", "0.900", "0.300", "–"))
+
+
+def test_compare_s_page_is_there_though_the_reader_of_its_text_left(two_runs, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", Closed())
+        assert main(["compare", *two_runs, "--html", "page.html"]) == 1
+    assert Path("page.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
 
 
 def test_compare_names_what_is_no_run(two_runs, tmp_path, capsys):
