@@ -3,24 +3,33 @@ PYTHON ?= python3
 DATA   ?= data/fruits-mini
 OUTPUT ?= output
 BIN    := .venv/bin
-EMBEDDED := data/fruits-mini
 
-.PHONY: figures report test lab lint clean
+.PHONY: figures gallery report test lab lint clean
 
 figures: .venv/.installed
 	$(BIN)/cliphelpers run --data "$(DATA)" --output "$(OUTPUT)"
-	@if [ "$(DATA)" = "$(EMBEDDED)" ]; then mkdir -p pics; cp "$(OUTPUT)"/pics/*.jpg pics/; fi  # the README's gallery
 
-# report.pdf from the tables in report/results/ and the figures in pics/
+# What the committed notebooks, pics/, report/ and README show, from what `make figures` has made.
+gallery: .venv/.installed
+	$(BIN)/python report/gallery.py "$(OUTPUT)"
+	$(MAKE) report
+
+# README.md's numbers, report/RESULTS.md and report.pdf from report/results/ and pics/
 report: .venv/.installed
+	$(BIN)/python report/tables.py
 	$(BIN)/python report/build.py
 
 test: .venv/.installed
 	$(BIN)/python -m pytest
 
+# On copies in lab/, which git ignores: what is saved there changes neither notebooks/ nor `make figures`.
 # It says the address itself. The kernel python3 is .venv's own, whatever kernels the user has.
 lab: .venv/.installed
-	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) --log-level=WARN notebooks
+	@mkdir -p lab
+	@for book in notebooks/*.ipynb; do [ -e "lab/$${book##*/}" ] || cp "$$book" lab/; done
+	@newer=; for book in notebooks/*.ipynb; do [ "$$book" -nt "lab/$${book##*/}" ] && newer="$$newer $${book##*/}"; done; \
+	[ -z "$$newer" ] || echo "notebooks/ has newer ones than lab/:$$newer. To take one, move its copy out of lab/ first."
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) --log-level=WARN lab
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

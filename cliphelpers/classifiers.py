@@ -13,13 +13,7 @@ import scipy.linalg
 import scipy.optimize
 import torch
 
-from cliphelpers.cache import kept
-from cliphelpers.encoders import default_device, encode_text
-
-
-def normalize(X):
-    """Each row to length 1: float32, shape of X."""
-    return X / np.linalg.norm(X, axis=-1, keepdims=True).clip(1e-12)
+from cliphelpers.encoders.encoder import default_device, encode_text, normalize
 
 
 def text_weights(encoder, names, templates):
@@ -51,6 +45,29 @@ def text_weights(encoder, names, templates):
     return normalize(embeddings.reshape(len(templates), len(names), -1).mean(0))
 
 
+class Linear:
+    """Heads that are known already, such as those from texts: ``fit`` learns nothing.
+
+    Parameters
+    ----------
+    *heads : tuples (W, b), float32 (D, C) and (C,) or 0
+        Candidates; scores are ``X @ W + b``. With ``text_weights(...).T`` and 0 this is zero-shot
+        classification of the joint embedding: see :func:`cliphelpers.encoders.joint`.
+    """
+
+    learns = False
+
+    def __init__(self, *heads):
+        self.candidates = self.heads_ = list(heads)
+
+    def fit(self, X, y, classes):
+        self.heads_ = self.candidates
+        return self
+
+    def scores(self, X):
+        return np.stack([(X @ W + b).astype(np.float32) for W, b in self.heads_])
+
+
 class NearestMean:
     """The class whose mean of normalised features has the largest cosine similarity.
 
@@ -58,6 +75,7 @@ class NearestMean:
     learning, 2017, section 2.3). It has no hyper-parameter, so S = 1.
     """
 
+    learns = True
     candidates = (None,)
 
     def fit(self, X, y, classes):
@@ -87,6 +105,8 @@ class TipAdapter:
         Candidates are all pairs: the cache's share and its sharpness.
     """
 
+    learns = True
+
     def __init__(self, weights, scale, alphas, betas):
         self.weights, self.scale = weights, scale
         self.candidates = [(alpha, beta) for alpha in alphas for beta in betas]
@@ -110,7 +130,7 @@ class TipAdapter:
         return np.stack([text + alpha * cached[beta] for alpha, beta in self.candidates])
 
 
-class Ridge:
+class Ridge(Linear):
     """Linear least squares on one-hot targets, all strengths from one eigendecomposition.
 
     Minimises ``mean |y - xW - b|^2 + strength |W|^2`` on standardised features; with the
@@ -123,28 +143,27 @@ class Ridge:
         Candidates; not negative.
     """
 
+    learns = True
+
     def __init__(self, strengths):
         self.candidates = _strengths(strengths)
 
     def fit(self, X, y, classes):
-        self.mean_, self.std_ = _moments(X)
-        X = (X - self.mean_) / self.std_
+        mean, std = _moments(X)
+        X = (X - mean) / std
         onehot = np.eye(classes, dtype=np.float32)[y]
-        self.bias_ = onehot.mean(0)
+        bias = onehot.mean(0)
         few = len(X) < X.shape[1]
         values, vectors = scipy.linalg.eigh((X @ X.T if few else X.T @ X) / len(X), driver="evd")
         left, right = (X.T @ vectors, vectors.T) if few else (vectors, vectors.T @ X.T)
-        cross = right @ (onehot - self.bias_) / len(X)
+        cross = right @ (onehot - bias) / len(X)
         values = values.clip(0)[:, None]
-        self.coef_ = [left @ (cross / (values + s + 1e-7)) for s in self.candidates]
+        coefs = [left @ (cross / (values + s + 1e-7)) / std[:, None] for s in self.candidates]
+        self.heads_ = [(coef, bias - mean @ coef) for coef in coefs]
         return self
 
-    def scores(self, X):
-        X = (X - self.mean_) / self.std_
-        return np.stack([X @ coef + self.bias_ for coef in self.coef_])
 
-
-class Logistic:
+class Logistic(Linear):
     """Multinomial logistic regression by L-BFGS, from the strongest to the weakest penalty.
 
     Minimises ``mean cross-entropy(x (prior + V) + b, y) + strength / 2 |V|^2``; each candidate
@@ -165,6 +184,8 @@ class Logistic:
         gradient is larger.
     device : str, optional
     """
+
+    learns = True
 
     def __init__(self, strengths, prior=None, standardize=True, tolerance=1e-6, device=None):
         self.candidates = _strengths(strengths)
@@ -204,14 +225,10 @@ class Logistic:
             ).x
             found[strength] = flat.astype(np.float32)
         flats = [found[strength] for strength in self.candidates]
-        self.coef_ = [(prior + flat[:size].reshape(-1, classes)) / std[:, None] for flat in flats]
-        pairs = zip(flats, self.coef_, strict=True)
-        self.bias_ = [flat[size:] - mean @ coef for flat, coef in pairs]
+        coefs = [(prior + flat[:size].reshape(-1, classes)) / std[:, None] for flat in flats]
+        biases = [flat[size:] for flat in flats]
+        self.heads_ = [(W, b - mean @ W) for W, b in zip(coefs, biases, strict=True)]
         return self
-
-    def scores(self, X):
-        pairs = zip(self.coef_, self.bias_, strict=True)
-        return np.stack([(X @ coef + bias).astype(np.float32) for coef, bias in pairs])
 
 
 def _strengths(strengths):
@@ -230,44 +247,30 @@ def _moments(X):
     return mean.astype(np.float32), np.where(varies, std, 1).astype(np.float32)
 
 
-def fit_chosen(classifier, X, y, train, val, fit):
-    """Let validation choose the candidate, then fit it alone on training and validation.
+def fit_chosen(classifier, X, y, fold):
+    """Let validation choose the candidate, then fit it alone on ``fold.fit``.
 
     Parameters
     ----------
-    classifier : NearestMean, TipAdapter, Ridge or Logistic
+    classifier : NearestMean, TipAdapter, Ridge, Logistic or Linear
     X : float32 array, shape (N, D)
     y : int array, shape (N,)
         Every class occurs.
-    train, val, fit : int arrays
-        Rows to fit the candidates on, to choose by accuracy on (of equals, and without any rows,
-        the first), and to fit the chosen one on.
+    fold : Fold
+        All candidates are fitted on its ``train`` and the most accurate on ``val`` is chosen; of
+        equals, and without any rows there, the first. One that learns nothing is chosen on all
+        of ``fit``.
 
     Returns
     -------
     classifier
         A new one, with the chosen candidate alone.
     """
-    classes = int(y.max()) + 1
-    best = 0
+    classes, best = int(y.max()) + 1, 0
+    val = fold.val if classifier.learns else fold.fit
     if len(classifier.candidates) > 1 and len(val):
-        scores = copy.copy(classifier).fit(X[train], y[train], classes).scores(X[val])
+        scores = copy.copy(classifier).fit(X[fold.train], y[fold.train], classes).scores(X[val])
         best = int((scores.argmax(2) == y[val]).mean(1).argmax())
     chosen = copy.copy(classifier)
     chosen.candidates = [classifier.candidates[best]]
-    return chosen.fit(X[fit], y[fit], classes)
-
-
-def fold_scores(classifier, X, y, folds):
-    """Scores of the test pictures of all folds, one fold after the other: float32 (M, C).
-
-    Each fold's candidate is chosen on its validation part: see :func:`fit_chosen`. The scores are
-    kept on disk: see :func:`cliphelpers.cache.kept`.
-    """
-
-    def compute():
-        fitted = [fit_chosen(classifier, X, y, fold.train, fold.val, fold.fit) for fold in folds]
-        pairs = zip(fitted, folds, strict=True)
-        return {"scores": np.concatenate([one.scores(X[fold.test])[0] for one, fold in pairs])}
-
-    return kept("scores", (type(classifier).__name__, classifier, X, y, folds), compute)["scores"]
+    return chosen.fit(X[fold.fit], y[fold.fit], classes)

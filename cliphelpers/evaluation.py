@@ -1,19 +1,10 @@
-"""Accuracies with intervals, and the tidy rows that every experiment writes."""
-
-from itertools import combinations
-from pathlib import Path
+"""Right or wrong, how sure that is, and what is taken for what."""
 
 import numpy as np
 import pandas as pd
 
-from cliphelpers.data import clip_of
-
 RESAMPLES = 2000
 LEVEL = 0.95
-COLUMNS = [
-    "experiment", "dataset", "split", "encoder", "features", "method", "shots", "seed",
-    "metric", "value", "low", "high", "n",
-]  # fmt: skip
 
 
 def top_k(scores, y, k=1):
@@ -46,7 +37,7 @@ def bootstrap(values, clips, resamples=RESAMPLES, seed=0):
     values : array, shape (N,)
         For each picture 0 or 1 (wrong, right), or a difference of such.
     clips : array of str or int, shape (N,)
-        What belongs together: see :func:`cliphelpers.data.clip_of`.
+        What belongs together: see :func:`cliphelpers.index.clip_of`.
 
     Returns
     -------
@@ -63,83 +54,6 @@ def bootstrap(values, clips, resamples=RESAMPLES, seed=0):
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(values.mean()), float(low), float(high)
-
-
-class Results:
-    """The tidy rows of one experiment.
-
-    Parameters
-    ----------
-    experiment : str
-        The notebook's name.
-    index : DataFrame
-        Its pictures; the name of the data set and the clips are taken from it.
-    """
-
-    def __init__(self, experiment, index):
-        self.experiment, self.dataset = experiment, index.attrs["name"]
-        self.clips = np.unique(clip_of(index), return_inverse=True)[1]  # numbers sort faster
-        self.rows = []
-
-    def add(self, metric, values, rows, **where):
-        """Add the mean of values with its interval.
-
-        Parameters
-        ----------
-        metric : str
-        values : array, shape (M,)
-            For each tested picture, as in :func:`bootstrap`.
-        rows : int array, shape (M,)
-            Positions of these pictures in the index.
-        **where
-            Any of split, encoder, features, method, shots, seed.
-
-        Returns
-        -------
-        mean, low, high : float
-        """
-        if unknown := set(where) - set(COLUMNS):
-            raise TypeError(f"No column {unknown.pop()!r} in results: use some of {COLUMNS}")
-        mean, low, high = bootstrap(values, self.clips[rows])
-        self.rows.append(
-            {"experiment": self.experiment, "dataset": self.dataset, "metric": metric, **where}
-            | {"value": mean, "low": low, "high": high, "n": len(values)}
-        )
-        return mean, low, high
-
-    def table(self, **where):
-        """The rows as a DataFrame, those that match ``where``."""
-        table = pd.DataFrame(self.rows, columns=COLUMNS)
-        table = table.astype({"shots": "Int64", "seed": "Int64"})
-        for column, value in where.items():
-            table = table[table[column] == value]
-        return table.reset_index(drop=True)
-
-    def save(self, output):
-        """Write ``<output>/results/<experiment>.csv`` and return its path."""
-        path = Path(output) / "results" / f"{self.experiment}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.table().to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
-        return path
-
-
-def paired_differences(results, right, rows, **where):
-    """Add the difference of each two encoders, picture by picture, to the results.
-
-    Parameters
-    ----------
-    results : Results
-    right : dict of str to bool array, shape (M,)
-        For each encoder whether it was right.
-    rows : int array, shape (M,)
-        Positions of the pictures in the index.
-    **where
-        As in :meth:`Results.add`.
-    """
-    for first, second in combinations(right, 2):
-        difference = right[first].astype(float) - right[second]
-        name = f"{first} − {second}"
-        results.add("top-1 difference", difference, rows, encoder=name, **where)
 
 
 def confusions(y, predicted, labels):

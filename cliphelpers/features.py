@@ -6,20 +6,20 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from tqdm import tqdm
 
 from cliphelpers.cache import cache_folder, key_of, load_arrays, save_arrays
-from cliphelpers.encoders import encode_batch, to_joint
+from cliphelpers.encoders.encoder import encode_batch, to_joint
 from cliphelpers.images import ImageError, digests, read_image
 from cliphelpers.parallel import CORES, thread_pool
+from cliphelpers.progress import progress
 
 CPU_BATCH, GPU_BATCH = 16, 128  # larger ones leave a CPU's caches: DeiT-Tiny took 1.1 times as long
 SHARD = 1024  # pictures kept in one file
 SHARD_FORMAT = "2"  # part of every folder's name: raise it when shards change
 
 
-def extract_features(encoder, index, joint=False, cache=None, batch=None):
-    """Features of every picture of an index.
+def extract_features(encoder, index, rows=None, cache=None, batch=None):
+    """Features of the pictures of an index.
 
     Pictures are decoded and resized by parallel threads, ahead of the encoder, and travel as
     uint8. What has been computed is kept on disk under the content of each picture and
@@ -29,11 +29,14 @@ def extract_features(encoder, index, joint=False, cache=None, batch=None):
     Parameters
     ----------
     encoder : Encoder
+        Of a CLIP the features are those before the projection, which probes use (CLIP paper,
+        section 3.2), or the joint embedding, which zero-shot uses: see
+        :func:`cliphelpers.encoders.encoder.joint`. Both come from one computation.
     index : DataFrame
         Only the column ``path`` is used.
-    joint : bool
-        False for the features before the projection, which probes use (CLIP paper, section 3.2);
-        True for CLIP's joint embedding, which zero-shot uses. Both come from one computation.
+    rows : int array, optional
+        Positions of the pictures that are wanted; the array's other rows are not a number. By
+        default all.
     cache : str or Path, optional
         Folder; by default :func:`cliphelpers.cache.cache_folder`.
     batch : int, optional
@@ -42,7 +45,7 @@ def extract_features(encoder, index, joint=False, cache=None, batch=None):
     Returns
     -------
     float32 array, shape (N, D)
-        Row i belongs to ``index.iloc[i]``. Not normalised.
+        Row i belongs to ``index.iloc[i]``.
 
     Raises
     ------
@@ -50,7 +53,7 @@ def extract_features(encoder, index, joint=False, cache=None, batch=None):
         A picture cannot be read; the message names it. What was computed before is kept.
     """
     folder = Path(cache or cache_folder()) / "features" / f"{SHARD_FORMAT}-{encoder.key[:32]}"
-    paths = list(index.path)
+    paths = list(index.path if rows is None else index.path.iloc[rows])
     contents = digests(paths)
     known = _read_shards(folder)
     missing = {digest: path for digest, path in zip(contents, paths, strict=True)}
@@ -58,11 +61,11 @@ def extract_features(encoder, index, joint=False, cache=None, batch=None):
     batch = batch or (CPU_BATCH if encoder.device == "cpu" else GPU_BATCH)
     computed, done, saved = None, 0, 0
     try:
-        for rows in _encode(encoder, [path for _, path in missing], batch):
+        for some in _encode(encoder, [path for _, path in missing], batch):
             if computed is None:  # one block: small ones kept among freed large ones pin the heap
-                computed = np.empty((len(missing), rows.shape[1]), np.float32)
-            computed[done : done + len(rows)] = rows
-            done += len(rows)
+                computed = np.empty((len(missing), some.shape[1]), np.float32)
+            computed[done : done + len(some)] = some
+            done += len(some)
             if done - saved >= SHARD:
                 _write_shard(folder, missing[saved:done], computed[saved:done])
                 saved = done
@@ -72,7 +75,12 @@ def extract_features(encoder, index, joint=False, cache=None, batch=None):
     if missing:
         known.update(zip([digest for digest, _ in missing], computed, strict=True))
     features = np.stack([known[digest] for digest in contents])
-    return to_joint(encoder, features) if joint else features
+    features = to_joint(encoder, features) if encoder.joint else features
+    if rows is None:
+        return features
+    whole = np.full((len(index), features.shape[1]), np.nan, np.float32)
+    whole[rows] = features
+    return whole
 
 
 def _encode(encoder, paths, batch):
@@ -91,9 +99,7 @@ def _encode(encoder, paths, batch):
     ahead = deque()
     with (
         thread_pool() as pool,
-        tqdm(
-            total=len(paths), unit="image", desc=encoder.name, mininterval=2, disable=not paths
-        ) as bar,
+        progress(total=len(paths), unit="image", desc=encoder.name, disable=not paths) as bar,
     ):
         for start in [*range(0, len(paths), batch), *[None] * 2 * CORES]:
             if start is not None:

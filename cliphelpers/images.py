@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from cliphelpers.parallel import CORES
+from cliphelpers.progress import progress
 
 with suppress(ImportError):  # iPhones' format, where its reader is installed
     import pillow_heif
@@ -144,7 +144,7 @@ def check_images(paths):
     """
     paths = list(paths)
     with ThreadPoolExecutor(CORES) as pool:
-        problems = list(tqdm(pool.map(_problem, paths), total=len(paths), unit="image"))
+        problems = list(progress(pool.map(_problem, paths), total=len(paths), unit="image"))
     rows = [(path, problem) for path, problem in zip(paths, problems, strict=True) if problem]
     return pd.DataFrame(rows, columns=["path", "problem"], dtype=str)
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import torch
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
+
+from cliphelpers.progress import progress
 
 CORES = min(os.cpu_count() or 1, 16)
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -52,4 +53,4 @@ def thread_pool():
 def in_parallel(function, jobs):
     """Map a function on jobs with a progress bar: list, in the order of the jobs."""
     with thread_pool() as pool:
-        return list(tqdm(pool.map(function, jobs), total=len(jobs), unit="job", mininterval=2))
+        return list(progress(pool.map(function, jobs), total=len(jobs), unit="job"))

@@ -3,19 +3,21 @@
 import math
 import warnings
 
-from cliphelpers.data import SPLITS, classes, index_images, prompt_names
-from cliphelpers.encoders import LOADERS, EncoderError, tokenize
+from cliphelpers.encoders.encoder import EncoderError, tokenize
+from cliphelpers.encoders.load import LOADERS
+from cliphelpers.index import classes, index_images, prompt_names
+from cliphelpers.splits import SPLITS
 
 
 class ParameterError(ValueError):
     """A value that a parameter cannot have. The message names the parameter and what it can be."""
 
 
-def _whole(least):
-    return lambda value: type(value) is int and value >= least
+def _count(value):
+    return type(value) is int and value >= 1
 
 
-def _not_negative(value):
+def _number(value):
     return type(value) in (int, float) and 0 <= value < math.inf
 
 
@@ -27,30 +29,46 @@ def _template(value):
     return isinstance(value, str) and value.count("{}") == 1
 
 
-LISTS = {  # what the items of each list can be
+_LISTS = {  # what the items of each list can be
     "encoders": (_encoder, f"texts that begin with {', '.join(LOADERS)} and a colon"),
     "splits": (lambda value: value in list(SPLITS), f"some of {', '.join(SPLITS)}"),
-    "seeds": (_whole(0), "whole numbers from 0 on"),
-    "shots": (_whole(1), "whole numbers from 1 on"),
-    "sides": (_whole(1), "whole numbers from 1 on"),
-    "strengths": (_not_negative, "numbers from 0 on"),
-    "alphas": (_not_negative, "numbers from 0 on"),
-    "betas": (_not_negative, "numbers from 0 on"),
+    "seeds": (lambda value: type(value) is int and value >= 0, "whole numbers from 0 on"),
+    **dict.fromkeys(["shots", "sides"], (_count, "whole numbers from 1 on")),
+    **dict.fromkeys(["strengths", "alphas", "betas"], (_number, "numbers from 0 on")),
     "templates": (_template, "texts, each with one {} where the class name goes"),
     "interpolations": (lambda value: isinstance(value, str), "names of ways to enlarge pictures"),
-    "wise_alphas": (lambda value: _not_negative(value) and value <= 1, "numbers from 0 to 1"),
+    "wise_alphas": (lambda value: _number(value) and value <= 1, "numbers from 0 to 1"),
 }
-COUNTS = ["train_shots", "tested", "folds", "epochs"]
-COUNTS += ["train_frames", "test_frames", "quarter", "compared"]  # whole numbers from 1 on
+_COUNTS = ["train_shots", "tested", "folds", "epochs"]
+_COUNTS += ["train_frames", "test_frames", "quarter", "compared"]  # whole numbers from 1 on
 
 
-def check_parameters(parameters):
-    """Refuse what cannot be computed: the first step of a notebook, and of a run of it.
+def begin(parameters):
+    """The first step of a notebook: check its parameters, set the style of its figures.
 
     Parameters
     ----------
     parameters : dict of str to value
-        Those of a notebook; names without a rule are passed over, so it gives its ``globals()``.
+        The notebook's ``globals()``.
+
+    Raises
+    ------
+    ParameterError
+        As :func:`check_parameters`.
+    """
+    from cliphelpers.plots import set_style  # here, since the command draws nothing
+
+    check_parameters(parameters)
+    set_style()
+
+
+def check_parameters(parameters):
+    """Refuse what cannot be computed, before anything is.
+
+    Parameters
+    ----------
+    parameters : dict of str to value
+        Those of a notebook; names without a rule are passed over.
 
     Raises
     ------
@@ -58,15 +76,15 @@ def check_parameters(parameters):
         A list is empty or has an impossible item, a count is none, or a prompt has more than 77
         tokens.
     """
-    for name in [name for name in LISTS if name in parameters]:
-        values, (allowed, words) = parameters[name], LISTS[name]
+    for name in [name for name in _LISTS if name in parameters]:
+        values, (allowed, words) = parameters[name], _LISTS[name]
         must = f"The parameter {name} must be a list of {words}"
         if not isinstance(values, list) or not values:
             raise ParameterError(f"{must}, not {values!r}")
         if wrong := [value for value in values if not allowed(value)]:
             raise ParameterError(f"{must}: {wrong[0]!r} is none")
-    for name in [name for name in COUNTS if name in parameters]:
-        if not _whole(1)(parameters[name]):
+    for name in [name for name in _COUNTS if name in parameters]:
+        if not _count(parameters[name]):
             raise ParameterError(
                 f"The parameter {name} must be a whole number from 1 on, not {parameters[name]!r}"
             )

@@ -1,21 +1,25 @@
-"""Write the result tables of README.md from the tables of committed runs.
+"""Write the numbers of README.md and the tables of report/RESULTS.md from committed runs.
 
     python report/tables.py
 
-before which a run's results/*.csv and run.json have been copied to report/results/NAME.
+The runs lie in report/results/NAME: a run's results/*.csv and its run.json. `make gallery` brings
+NAME = embedded, of `make figures`; those of the photographs are copied there by hand.
 
-Each table stands between two comments that name it; everything else is left as it is.
+A table or number stands between two comments, the first of which names a function below and its
+arguments, quoted where they have spaces; everything else is left as it is.
 """
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pandas as pd
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "report" / "results"
-SPLITS = {"official": "official split", "by_clip": "whole clips held out"}
+PAGES = [ROOT / "README.md", ROOT / "report" / "RESULTS.md"]
+SPLITS = ["official", "by_clip"]
 TIMED = {
     "embedded": "`make figures`",
     "photographs_cold": "photographs",
@@ -29,9 +33,60 @@ def read(run):
     return pd.concat(map(pd.read_csv, sorted(files)), ignore_index=True)
 
 
+def record(run):
+    """What a committed run's run.json says: dict."""
+    return json.loads((RESULTS / run / "run.json").read_text(encoding="utf-8"))
+
+
 def interval(row):
     """A value and its interval in percent, such as 12.3 % (10.1 to 14.5)."""
     return f"{row.value * 100:.1f} % ({row.low * 100:.1f} to {row.high * 100:.1f})"
+
+
+# ------------------------------------------------------------------------------- numbers
+
+
+def accuracy(run, encoder, split):
+    """Top-1 accuracy of one encoder's linear probe (logistic regression), such as 12.3 %."""
+    rows = _probes(read(run)).query(
+        "encoder == @encoder and split == @split and method == 'logistic regression'"
+    )
+    return f"{rows.value.item() * 100:.1f} %"
+
+
+def duration(run):
+    """Minutes of all notebooks of a run together."""
+    seconds = sum(one["seconds"] for one in record(run)["notebooks"].values())
+    return f"{seconds / 60:.0f} minutes"
+
+
+def memory(run):
+    """Peak of a run's memory."""
+    return f"{record(run)['peak_memory_gib']:.1f} GiB"
+
+
+def hardware(run):
+    """Cores and GPU of a run's machine."""
+    found = record(run)["hardware"]
+    gpu = f"with {found['gpu']}" if found["gpu"] else "without a GPU"
+    return f"{found['cores']} cores {gpu}"
+
+
+def pictures(run):
+    """Training and test pictures of a run together, such as 12,345."""
+    rows = read(run).query("experiment == '01_zero_shot' and split == 'official'")
+    counts = [rows.n[rows.metric == metric].iloc[0] for metric in ("top-1 on training", "top-1")]
+    return f"{sum(counts):,}"
+
+
+def original(task):
+    """Lowest and highest accuracy of a task in the study that this series implements."""
+    rows = pd.read_csv(ROOT / "report" / "original-study.csv").query("task == @task")
+    values = 100 * rows.value[rows.pictures != "SRGAN"]
+    return f"{values.min():.0f} to {values.max():.0f} %"
+
+
+# ------------------------------------------------------------------------------- tables
 
 
 def accuracies(run):
@@ -41,9 +96,13 @@ def accuracies(run):
     zero = rows[rows.experiment == "01_zero_shot"].assign(
         method=lambda table: "zero-shot, " + table.metric
     )
-    probes = rows[rows.experiment.str[:2].isin(["03", "04"]) & (rows.metric == "top-1")]
-    probes = probes.drop_duplicates(["split", "encoder", "method"])
-    return _pivot(pd.concat([zero, probes]), ["encoder", "method"])
+    return _pivot(pd.concat([zero, _probes(rows)]), ["encoder", "method"])
+
+
+def _probes(rows):
+    """Accuracies of linear probes on all training pictures, one for each encoder and split."""
+    rows = rows[rows.experiment.str[:2].isin(["03", "04"]) & (rows.metric == "top-1")]
+    return rows[rows.shots.isna()].drop_duplicates(["split", "encoder", "method"])
 
 
 def shots(run):
@@ -52,9 +111,7 @@ def shots(run):
     rows = rows[(rows.experiment == "02_k_shot") & rows.shots.notna()]
     keys = ["encoder", "split", "method"]
     table = rows.groupby([*keys, "shots"], sort=False).value.mean().unstack("shots")
-    lines = [[*key, *(f"{value * 100:.1f}" for value in row)] for key, *row in table.itertuples()]
-    lines = [[encoder, SPLITS[split], *rest] for encoder, split, *rest in lines]
-    return _markdown(["encoder", "split", "head", *(f"k={int(k)}" for k in table.columns)], lines)
+    return _percents(["encoder", "split", "head"], table.rename(columns=lambda k: f"k={int(k)}"))
 
 
 def differences(run):
@@ -76,6 +133,32 @@ def finetuning(run):
     return _pivot(rows, ["encoder", "method"])
 
 
+def wise_ft(run):
+    """WiSE-FT: a column for each share of the fine-tuned weights, in percent."""
+    rows = read(run)
+    rows = rows[(rows.metric == "top-1") & ~rows.features.str.endswith("srgan", na=False)]
+    shares = rows.method.str.extract(r"WiSE-FT alpha=(.+)", expand=False)
+    rows = rows.assign(share=shares).dropna(subset="share")
+    table = rows.groupby(["encoder", "split", "share"], sort=False).value.mean().unstack("share")
+    return _percents(["encoder", "split"], table.rename(columns=lambda share: f"alpha={share}"))
+
+
+def quality(run):
+    """How near enlarged pictures come to the originals, a row for each way to enlarge."""
+    rows = read(run)
+    rows = rows[(rows.experiment == "07_upsampling") & rows.metric.isin(["PSNR (dB)", "SSIM"])]
+    rows = rows.assign(cell=[_decimals(row) for row in rows.itertuples()])
+    rows = rows.assign(pixels=rows.features.str.removeprefix("from "))
+    table = rows.pivot(index=["pixels", "method"], columns="metric", values="cell")
+    lines = [[*key, *row] for key, *row in table.itertuples()]
+    return _markdown(["from pixels", "enlarged by", *table.columns], lines)
+
+
+def _decimals(row):
+    digits = 3 if row.metric == "SSIM" else 1
+    return f"{row.value:.{digits}f} ({row.low:.{digits}f} to {row.high:.{digits}f})"
+
+
 def upsampling(run):
     """Accuracy with SRGAN less that with bicubic interpolation."""
     rows = read(run)
@@ -92,10 +175,10 @@ def minutes(*runs):
     """Minutes of each notebook, a column for each run, and its peak of memory."""
     columns = {}
     for run in runs:
-        record = json.loads((RESULTS / run / "run.json").read_text(encoding="utf-8"))
-        taken = {name: one["seconds"] / 60 for name, one in record["notebooks"].items()}
+        found = record(run)
+        taken = {name: one["seconds"] / 60 for name, one in found["notebooks"].items()}
         taken["all"] = sum(taken.values())
-        columns[TIMED[run]] = taken | {"GiB of memory": record["peak_memory_gib"]}
+        columns[TIMED[run]] = taken | {"GiB of memory": found["peak_memory_gib"]}
     rows = pd.DataFrame(columns).itertuples()
     lines = [[name, *("" if pd.isna(x) else f"{x:.1f}" for x in values)] for name, *values in rows]
     return _markdown(["minutes", *columns], lines)
@@ -108,34 +191,35 @@ def _pivot(rows, keys):
     for key, group in cells.groupby(keys, sort=False):
         found = dict(zip(group.split, group.cell, strict=True))
         lines.append([*key, *(found.get(split, "") for split in splits)])
-    return _markdown([*keys, *(SPLITS[split] for split in splits)], lines)
+    return _markdown([*keys, *splits], lines)
+
+
+def _percents(keys, table):
+    lines = [[*key, *(f"{value * 100:.1f}" for value in row)] for key, *row in table.itertuples()]
+    return _markdown([*keys, *table.columns], lines)
 
 
 def _markdown(head, lines):
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
 
 
-TABLES = {
-    "accuracies": accuracies,
-    "shots": shots,
-    "differences": differences,
-    "finetuning": finetuning,
-    "upsampling": upsampling,
-    "minutes": minutes,
-}
+NUMBERS = [accuracy, duration, memory, hardware, pictures, original]
+TABLES = [accuracies, shots, differences, finetuning, wise_ft, upsampling, quality, minutes]
 
 
 def fill(text):
-    """The README's text with every table made anew."""
+    """A page's text with every number and table made anew."""
+    numbers = {function.__name__: function for function in NUMBERS}
+    tables = {function.__name__: function for function in TABLES}
 
-    def table(match):
-        name, *runs = match[1].split()
-        return f"<!-- {match[1]} -->\n{TABLES[name](*runs)}\n<!-- end -->"
+    def made(match):
+        name, *arguments = shlex.split(match[1])
+        new = numbers[name](*arguments) if name in numbers else f"\n{tables[name](*arguments)}\n"
+        return f"<!-- {match[1]} -->{new}<!-- end -->"
 
-    return re.sub(r"<!-- (\w+ [\w ]+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+    return re.sub(r"<!-- (?!end )(.+?) -->.*?<!-- end -->", made, text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    filled = fill(readme.read_text(encoding="utf-8"))
-    readme.write_text(filled, encoding="utf-8")
+    for page in PAGES:
+        page.write_text(fill(page.read_text(encoding="utf-8")), encoding="utf-8")

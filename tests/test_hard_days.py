@@ -4,8 +4,6 @@ What each module's own test file already holds is not repeated here.
 """
 
 import errno
-import io
-import json
 import multiprocessing
 import os
 import shutil
@@ -17,7 +15,6 @@ import warnings
 import zlib
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pandas as pd
 import psutil
@@ -31,14 +28,13 @@ from cliphelpers import cache as cache_module
 from cliphelpers import features as features_module
 from cliphelpers.cache import kept
 from cliphelpers.classifiers import NearestMean, Ridge, fold_scores, text_weights
-from cliphelpers.cli import main
+from cliphelpers.command import main
+from cliphelpers.command.run import NOTEBOOKS
 from cliphelpers.data import few_shot, index_images, make_splits, prompt_names, summary, targets
 from cliphelpers.encoders import Encoder, EncoderError, Preprocess, load_encoder, raw_pixels
 from cliphelpers.evaluation import top_k
 from cliphelpers.features import extract_features
 from cliphelpers.images import ImageError, read_image
-from cliphelpers.parameters import LISTS, ParameterError, check_parameters
-from cliphelpers.runner import NOTEBOOKS, find_notebooks
 
 # ------------------------------------------------------------------------------- pictures
 
@@ -406,7 +402,7 @@ def test_killed_at_any_moment_the_next_run_ends_with_the_right_numbers(
     monkeypatch.setenv("CLIPHELPERS_CACHE", "")  # works set it; the test's end restores it
     context = multiprocessing.get_context("forkserver")  # it imports once, then forks
     modules = ["pytest", "nbformat", "psutil", "cliphelpers.finetuning", "cliphelpers.srgan"]
-    context.set_forkserver_preload([*modules, "cliphelpers.runner"])
+    context.set_forkserver_preload([*modules, "cliphelpers.command.run"])
 
     def start(cache):
         began = context.Event()
@@ -433,64 +429,6 @@ def test_killed_at_any_moment_the_next_run_ends_with_the_right_numbers(
         for name, array in expected.items():
             np.testing.assert_allclose(found[name], array, rtol=1e-5, err_msg=name)
     assert killed >= 5 and halfway >= 1
-
-
-# ------------------------------------------------------------------------------- parameters
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("shots", [1, 0], "shots must be a list of whole numbers from 1 on: 0 is none"),
-        ("shots", [1.5], "shots must be a list of whole numbers from 1 on: 1.5 is none"),
-        ("shots", [], "shots must be a list of whole numbers from 1 on, not []"),
-        ("seeds", [-1], "seeds must be a list of whole numbers from 0 on: -1 is none"),
-        ("seeds", ["a"], "seeds must be a list of whole numbers from 0 on: 'a' is none"),
-        ("strengths", [0.1, -0.1], "strengths must be a list of numbers from 0 on: -0.1 is none"),
-        ("strengths", ["strong"], "strengths must be a list of numbers from 0 on: 'strong' is"),
-        ("alphas", [True], "alphas must be a list of numbers from 0 on: True is none"),
-        ("betas", [-3], "betas must be a list of numbers from 0 on: -3 is none"),
-        ("templates", [""], "each with one {} where the class name goes: '' is none"),
-        ("templates", ["a photo."], "each with one {} where the class name goes: 'a photo.' is"),
-        ("templates", ["{} {}"], "each with one {} where the class name goes: '{} {}' is none"),
-        ("templates", [], "templates must be a list of texts, each with one {} where the class n"),
-        ("templates", ["long " * 76 + "{}"], "templates gives too long a prompt. This text has "
-         "more than 77 tokens: 'long long"),
-        ("splits", ["clips"], "splits must be a list of some of official, by_clip, random: 'cli"),
-        ("encoders", [], "encoders must be a list of texts that begin with clip, timm, torchvisi"),
-        ("encoders", ["RN50"], "begin with clip, timm, torchvision, module and a colon: 'RN50'"),
-        ("shots", 3, "shots must be a list such as [1, 2, 4, 8, 16, 32, 64, 128], not 3"),
-        ("shotz", [3], "None of 02_k_shot has 'shotz': did you mean shots?"),
-        ("names", "gone.csv", "No such file or directory: "),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_computed_is_refused_before_anything_runs(
-    tmp_path, fruits, capsys, monkeypatch, name, value, message
-):
-    monkeypatch.chdir(tmp_path)
-    assert main(["run", "02", "--data", str(fruits), "-p", name, repr(value)]) == 1
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
-    assert os.listdir(tmp_path) == []
-
-
-def code_cells(path):
-    """The sources of a notebook's parameters, and of the code cell after them."""
-    cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
-    return cells[:2]
-
-
-@pytest.mark.parametrize("path", find_notebooks(), ids=lambda path: path.stem)
-def test_notebooks_refuse_it_too_when_they_are_run_by_hand(path, monkeypatch):
-    monkeypatch.chdir(NOTEBOOKS)
-    parameters, second = code_cells(path)
-    given = {}
-    exec(parameters, given)
-    check_parameters(given)  # the defaults are allowed
-    exec(second, given)
-    for name in LISTS.keys() & given.keys():
-        with pytest.raises(ParameterError, match=f"The parameter {name} must be"):
-            exec(second, given | {name: [None]})
 
 
 # ------------------------------------------------------------------------------- own images
@@ -543,7 +481,7 @@ def test_two_runs_at_once_on_one_cache_agree_and_listen_to_this_machine_alone(
     command = [
         sys.executable,
         "-c",
-        "import sys; from cliphelpers.cli import main; sys.exit(main())",
+        "import sys; from cliphelpers.command import main; sys.exit(main())",
     ]
     runs = [
         subprocess.Popen(
@@ -583,7 +521,8 @@ def test_two_classes_one_with_a_single_picture_run_through_the_other_notebooks(
     assert main(arguments([f"clip:{clip_vit}", timm_spec], "three", *names)) == 0
     for name in names:
         table = pd.read_csv(own / "three" / "results" / f"{name}.csv")
-        assert set(table.split) == {"random"} and table.value.between(-1, 1).all()
+        assert set(table.split) == {"random"} and set(table.dataset) == {"my pictures"}
+        assert table.value.between(-1, 1).all()
     assert prompt_names(["кот", "собака 2"], own / "my names.csv") == ["cat", "big dog"]
 
 
@@ -606,70 +545,3 @@ def test_a_thousand_classes(tmp_path, clip_vit):
     assert len(set(words)) == 1000
     weights = text_weights(load_encoder(f"clip:{clip_vit}"), words, ["a photo of a {}."])
     assert weights.shape == (1000, 32)
-
-
-# ------------------------------------------------------------------------------- compare
-
-
-def write_run(folder, rows, dataset="d"):
-    """A run's tables: rows of (encoder, method, shots, seed, value)."""
-    columns = ["encoder", "method", "shots", "seed", "value"]
-    table = pd.DataFrame(rows, columns=columns).assign(
-        experiment="02_k_shot", dataset=dataset, split="official", features="joint", metric="top-1"
-    )
-    (folder / "results").mkdir(parents=True)
-    table.to_csv(folder / "results" / "02_k_shot.csv", index=False)
-    record = {"started": "2026-01-02", "commit": "abcdef0123456", "notebooks": {}}
-    record["notebooks"]["02_k_shot"] = {"parameters": {"data": dataset}}
-    (folder / "run.json").write_text(json.dumps(record))
-
-
-@pytest.fixture
-def two_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    rows = [
-        ("A <b>", "head", 1, 0, 0.5),
-        ("A <b>", "head", 1, 1, 0.7),
-        ("A <b>", "zero", "", "", 0.2),
-    ]
-    write_run(tmp_path / "one", rows)
-    write_run(tmp_path / "other", [("A <b>", "head", 1, 0, 0.9), ("B", "head", 2, 0, 0.25)])
-    return ["one", "other"]
-
-
-def test_compare_shows_runs_side_by_side(two_runs, capsys):
-    assert main(["compare", *two_runs, "--html", "page.html"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "one: 2026-01-02, commit abcdef0123, data d"
-    tails = [line.split()[-4:] for line in lines[4:]]
-    assert ["top-1", "0.600", "0.900", "0.300"] in tails  # the mean of two seeds
-    assert ["top-1", "0.200", "–", "–"] in tails and ["top-1", "–", "0.250", "–"] in tails
-    page = Path("page.html").read_text(encoding="utf-8")
-    assert "<b>" not in page and "A &lt;b&gt;" in page and "one: 2026-01-02" in page
-    assert all(f">{cell}</td>" in page for cell in ("0.600", "0.900", "0.300", "–"))
-
-
-def test_compare_s_page_is_there_though_the_reader_of_its_text_left(two_runs, monkeypatch):
-    class Closed(io.StringIO):
-        def write(self, text):
-            raise BrokenPipeError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(sys, "stdout", Closed())
-        assert main(["compare", *two_runs, "--html", "page.html"]) == 1
-    assert Path("page.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
-
-
-def test_compare_names_what_is_no_run(two_runs, tmp_path, capsys):
-    (tmp_path / "empty").mkdir()
-    for folder, lacks in (("empty", "results/*.csv"), ("gone", "results/*.csv")):
-        assert main(["compare", "one", folder]) == 1
-        assert f"{folder} is no run: it has no {lacks}. Give the" in capsys.readouterr().err
-    os.remove("other/run.json")
-    assert main(["compare", *two_runs]) == 1
-    assert "other is no run: it has no run.json" in capsys.readouterr().err
-    Path("one/results/x.csv").write_text("a,b\n1,2\n")
-    assert main(["compare", "one"]) == 1
-    assert "one/results/x.csv is no table of results: it has no column" in capsys.readouterr().err
-    assert main(["compare", "one", "one"]) == 1
-    assert "A run is given twice" in capsys.readouterr().err

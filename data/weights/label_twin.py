@@ -7,14 +7,8 @@ from pathlib import Path
 
 from clip.model import ModifiedResNet, VisionTransformer
 
-from cliphelpers.encoders import (
-    CLIP_MEAN,
-    CLIP_STD,
-    Encoder,
-    Preprocess,
-    before_projection,
-    read_state,
-)
+from cliphelpers.encoders import CLIP_MEAN, CLIP_STD, Encoder, Preprocess, read_state
+from cliphelpers.encoders.openai import before_projection
 
 JOINT = 256
 

@@ -6,10 +6,21 @@ from pathlib import Path
 
 
 def main(arguments=None):
-    """Parse the arguments, do what they say, and return the exit status."""
+    """The command's entry point.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        By default those that were typed.
+
+    Returns
+    -------
+    int
+        The exit status: 1 after an error, which stderr tells, and where ``check`` found problems.
+    """
     options = _parser().parse_args(arguments)
     try:
-        return options.do(options)
+        return options.do(options) or 0
     except (ValueError, OSError, RuntimeError) as error:
         print(f"cliphelpers: {error}", file=sys.stderr)
         return 1
@@ -45,25 +56,26 @@ def _parser():
     return parser
 
 
+# What each does is imported when it is asked for, so that help comes at once.
+
+
 def _run(options):
-    from cliphelpers.runner import parse_value, run
+    from cliphelpers.command.run import parse_value, run
 
     parameters = {name: parse_value(value) for name, value in options.parameters}
     if options.data:
         parameters["data"] = options.data
     run(options.notebook, parameters, options.output)
     print(f"Tables, figures and executed notebooks are in {options.output}")
-    return 0
 
 
 def _compare(options):
-    from cliphelpers.compare import compare, describe, to_html
+    from cliphelpers.command.compare import compare, describe, to_html
 
     table, captions = compare(options.folders), [describe(folder) for folder in options.folders]
     if options.html:
         options.html.write_text(to_html(table, captions), encoding="utf-8")
     print(*captions, table.to_string(float_format="{:.3f}".format, na_rep="–"), sep="\n")
-    return 0
 
 
 def _check(options):
@@ -81,4 +93,3 @@ def _download(options):
     from cliphelpers.download import download_fruits_360
 
     print(f"The pictures are in {download_fruits_360(options.to)}")
-    return 0

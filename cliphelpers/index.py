@@ -1,17 +1,14 @@
-"""From a folder of pictures to an index, its splits and its few-shot subsets.
+"""From a folder of pictures to an index, and from class names to words.
 
 An index is a DataFrame with the columns ``path``, ``label``, ``split`` and ``clip``. ``split``
 is "train", "val", "test" or "" (not stated); ``clip`` names the video clip a picture is a frame
 of, or is "" where pictures are independent.
 """
 
-import hashlib
 import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +23,6 @@ SPLIT_FOLDERS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 CLIP_NAME = re.compile(r"(?:(r\d*)_)?\d+_100\.jpe?g", re.IGNORECASE)
-VALIDATION = 0.2  # of the training part, where no clips exist
-TEST = 0.25  # of everything, where there is no official test part
 
 
 # ------------------------------------------------------------------------------- the index
@@ -224,214 +219,6 @@ def _copied(index):
             stacklevel=3,
         )
     return copied
-
-
-# ------------------------------------------------------------------------------- splits
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Row positions of an index: ``train`` to learn, ``val`` to choose, ``test`` to report.
-
-    ``val`` comes out of the training part and can hold some of the classes only; ``fit`` is
-    both together, for the last fit after everything is chosen.
-    """
-
-    train: np.ndarray
-    val: np.ndarray
-    test: np.ndarray
-
-    @property
-    def fit(self):
-        return np.sort(np.concatenate([self.train, self.val]))
-
-
-def test_rows(folds):
-    """Positions of the test pictures of all folds, one fold after the other."""
-    return np.concatenate([fold.test for fold in folds])
-
-
-def official(index, seed=0):
-    """The split that the folders state: one fold.
-
-    Where there is no validation folder, validation is taken out of training: for every class
-    with two clips or more a whole clip, else a stratified fifth.
-
-    Raises
-    ------
-    ValueError
-        The index states no test part.
-    """
-    if "test" not in set(index.split):
-        raise ValueError("There is no official test part: use the split by_clip or random")
-    train, val, test = (np.flatnonzero(index.split == part) for part in ("train", "val", "test"))
-    if not len(val):
-        train, val = _validation(index, train, seed)
-    return [Fold(train, val, test)]
-
-
-def by_clip(index, seed=0):
-    """Whole clips held out: folds in which every clip is tested once.
-
-    There are as many folds as the class with the fewest clips has clips (classes with one clip
-    do not count: theirs stays in training). So in every fold every class keeps a clip for
-    training. Averages over the test pictures of all folds count each picture once.
-
-    Raises
-    ------
-    ValueError
-        No class has two clips.
-    """
-    clips = {label: sorted(set(group["clip"]) - {""}) for label, group in index.groupby("label")}
-    counts = [len(names) for names in clips.values() if len(names) > 1]
-    if not counts:
-        raise ValueError("No class has two clips: use the split official or random")
-    folds = min(counts)
-    held = {  # the classes begin at different folds, so that the folds have about one size
-        (label, clip): (position + shift) % folds if len(names) > 1 else -1
-        for shift, (label, names) in enumerate(clips.items())
-        for position, clip in enumerate(names)
-    }
-    fold_of = np.array([held.get(key, -1) for key in zip(index.label, index["clip"], strict=True)])
-    result = []
-    for fold in range(folds):
-        train, val = _validation(index, np.flatnonzero(fold_of != fold), seed)
-        result.append(Fold(train, val, np.flatnonzero(fold_of == fold)))
-    return result
-
-
-def random(index, seed=0):
-    """A quarter of every class for the test, drawn at random: one fold.
-
-    A class with a single picture keeps it for training.
-
-    Raises
-    ------
-    ValueError
-        No class has two pictures.
-    """
-    train, test = _stratified(index, np.arange(len(index)), TEST, seed)
-    if not len(test):
-        raise ValueError("No class has two pictures, one to learn from and one to test")
-    train, val = _validation(index, train, seed)
-    return [Fold(train, val, test)]
-
-
-SPLITS: dict[str, Callable] = {"official": official, "by_clip": by_clip, "random": random}
-
-
-def make_splits(index, names, seed=0):
-    """The named splits, as far as the index allows them.
-
-    Parameters
-    ----------
-    index : DataFrame
-    names : list of {"official", "by_clip", "random"}
-    seed : int
-
-    Returns
-    -------
-    dict of str to list of Fold
-        Never empty: where none of the named splits is possible, ``random`` with a warning.
-    """
-    result = {}
-    for name in names:
-        if name not in SPLITS:
-            raise ValueError(f"Unknown split {name!r}: use some of {', '.join(SPLITS)}")
-        try:
-            result[name] = SPLITS[name](index, seed)
-        except ValueError as error:
-            warnings.warn(f"Without the split {name}. {error}", stacklevel=2)
-    return result or {"random": random(index, seed)}
-
-
-def _validation(index, rows, seed):
-    """Split training rows into (train, val): by clip where some class has two, else a fifth."""
-    part = index.iloc[rows]
-    val = []
-    for label, group in part.groupby("label"):
-        clips = sorted(set(group["clip"]) - {""}, key=lambda clip: _draw(seed, label, clip))
-        if len(clips) > 1:
-            val.append(rows[(part.label == label) & (part["clip"] == clips[0])])
-    if not val:
-        return _stratified(index, rows, VALIDATION, seed)
-    val = np.sort(np.concatenate(val))
-    return np.setdiff1d(rows, val), val
-
-
-def _stratified(index, rows, fraction, seed):
-    """Split rows into (kept, taken): of n pictures a class, round(n * fraction), at least one
-    where there are two or more, are taken."""
-    taken = []
-    for _, members in _ranked(index.iloc[rows], seed):
-        count = min(max(round(len(members) * fraction), 1), len(members) - 1)
-        taken.append(rows[members[:count]])
-    taken = np.sort(np.concatenate(taken))
-    return np.setdiff1d(rows, taken), taken
-
-
-def _ranked(index, seed):
-    """For each label its row positions in a random order that is the same on every machine."""
-    root = index.attrs.get("root", "") + os.sep
-    rows = {label: [] for label in classes(index)}
-    for row, (label, path) in enumerate(zip(index.label, index.path, strict=True)):
-        name = path.removeprefix(root).replace(os.sep, "/")
-        rows[label].append((_draw(seed, label, name), row))
-    for label, drawn in rows.items():
-        yield label, np.array([row for _, row in sorted(drawn)])
-
-
-def _draw(seed, *words):
-    text = "\0".join([str(seed), *(unicodedata.normalize("NFC", word) for word in words)])
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-
-
-def few_shot(index, k, seed=0):
-    """Draw k pictures a class.
-
-    The draws are nested (those for k=1 are among those for k=2) and depend on the seed, the
-    labels and the paths below the index's root alone, so they are the same on every machine.
-
-    Parameters
-    ----------
-    index : DataFrame
-        Usually the training rows of a fold: ``index.iloc[fold.fit]``.
-    k : int
-        At least 1.
-    seed : int
-
-    Returns
-    -------
-    rows : ndarray of int, shape (M,)
-        Sorted positions in ``index``.
-    short : dict of str to int
-        The classes with fewer than k pictures and how many they gave.
-    """
-    if k < 1:
-        raise ValueError(f"k must be at least 1 picture a class, not {k}")
-    ranked = dict(_ranked(index, seed))
-    drawn = [row for members in ranked.values() for row in members[:k]]
-    rows = np.array(sorted(drawn), dtype=int)
-    return rows, {label: len(members) for label, members in ranked.items() if len(members) < k}
-
-
-def few_shot_fold(index, fold, k, seed=0):
-    """Draw k pictures a class of a fold, and min(k, 4) to choose hyper-parameters on.
-
-    The protocol of CoOp (Zhou et al., Learning to prompt for vision-language models, 2022,
-    section 4.1) and Tip-Adapter.
-
-    Returns
-    -------
-    train, val, fit : int arrays
-        Rows of the index, for :func:`cliphelpers.classifiers.fit_chosen`: k a class of the
-        fold's train, min(k, 4) of its val, k of both together.
-    """
-
-    def draw(rows, count):
-        return rows[few_shot(index.iloc[rows], count, seed)[0]]
-
-    return draw(fold.train, k), draw(fold.val, min(k, 4)), draw(fold.fit, k)
 
 
 # ------------------------------------------------------------------------------- names

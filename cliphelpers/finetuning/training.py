@@ -1,8 +1,4 @@
-"""Fine-tuning of any encoder: one training loop, two losses, and the way between two models.
-
-A head is a tuple (W, b) of float32 arrays, (D, C) and (C,); its scores are ``X @ W + b`` with the
-embeddings X of :func:`embed`.
-"""
+"""Fine-tuning of any encoder: one training loop, with a head (ML) or by cosine similarity (CS)."""
 
 import copy
 import io
@@ -10,38 +6,35 @@ import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import astuple, dataclass, replace
-from pathlib import Path
 from threading import Event
 
 import numpy as np
 import pandas as pd
 import torch
+from timm.optim import param_groups_weight_decay
 from torch import nn
 from torch.nn import functional
-from tqdm import tqdm
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from cliphelpers.cache import cache_folder, kept, key_of, load_arrays, save_arrays
-from cliphelpers.classifiers import NearestMean, normalize
-from cliphelpers.data import targets
-from cliphelpers.encoders import Encoder
-from cliphelpers.features import extract_features
+from cliphelpers.classifiers import NearestMean
+from cliphelpers.encoders.encoder import Encoder
+from cliphelpers.finetuning.augmentation import augment, to_float
+from cliphelpers.finetuning.losses import contrastive_loss
 from cliphelpers.images import digests, read_image
+from cliphelpers.index import targets
 from cliphelpers.parallel import CORES, thread_pool
+from cliphelpers.progress import progress
+from cliphelpers.splits import Fold
 
 FORMAT = "1"  # part of every key: raise it when training itself changes
 WEIGHT_DECAY = 0.05  # of matrices and kernels alone
 WARM_UP = 0.1  # share of the steps
 CLIP_NORM = 1.0  # of the gradient
-TEMPERATURE = 0.1  # of the contrastive loss, as in Khosla et al. 2020
 GROUP = 4  # pictures of one class that stand together in a batch of the contrastive loss
-TILT, CROP = 15, 0.8  # augmentation: largest angle in degrees, smallest share of the side
 LOSS_BLOCK = 1024  # pictures of which validation takes the contrastive loss at once
 IN_MEMORY = 1 << 29  # bytes: a training with less keeps its pictures decoded
 CURVES = ["epoch", "part", "loss", "accuracy"]
-CURVE_COLUMNS = [
-    "experiment", "dataset", "split", "encoder", "features", "method", "shots", "seed",
-    "fold", "chosen", *CURVES,
-]  # fmt: skip
 
 
 class FineTuneError(RuntimeError):
@@ -86,24 +79,26 @@ class Training:
     ----------
     encoder : Encoder
         Where it starts. It stays as it is.
+    fold : Fold
+        Its rows ``train`` are learnt from, ``val``, which can be empty, chooses the epoch; its
+        ``seed`` is that of the order and the augmentation.
     index : DataFrame
-    train, val : int arrays
-        Rows of the index to learn from and to choose the epoch on; ``val`` can be empty.
     recipe : Recipe
-    seed : int
-        Of the order and the augmentation.
-    head : tuple of arrays (W, b), optional
-        Where the head starts. With a head the loss is cross-entropy (ML), without one
-        :func:`contrastive_loss` (CS).
+    head : tuple (W, b), float32 (D, C) and (C,), optional
+        Where the head starts, on the encoder's features. With a head the loss is cross-entropy
+        (ML), without one :func:`contrastive_loss` (CS).
     """
 
     encoder: Encoder
+    fold: Fold
     index: pd.DataFrame
-    train: np.ndarray
-    val: np.ndarray
     recipe: Recipe
-    seed: int = 0
     head: tuple | None = None
+
+    @property
+    def method(self):
+        """Its name in results."""
+        return "fine-tuned ML" if self.head else "fine-tuned CS"
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,54 +107,29 @@ class FineTuned:
 
     Attributes
     ----------
+    training : Training
+        What it came of.
     encoder : Encoder
-        As any other: for ``extract_features``, :func:`embed` and every classifier.
-    head : tuple of arrays (W, b), or None
+        As any other: for ``extract_features`` and every classifier.
+    head : tuple (W, b), or None
     epoch : int
         The chosen one; 0 is the start.
     curves : DataFrame
-        Columns epoch, part ("train" or "validation"), loss and accuracy. Of the training part
+        What the training was (split, encoder, features, method, shots, seed, fold), ``chosen``,
+        and epoch, part ("train" or "validation"), loss and accuracy. Of the training part
         as it was learnt from, augmented and while the weights moved; of the validation part
         after the epoch, and also before the first one.
     """
 
+    training: Training
     encoder: Encoder
     head: tuple | None
     epoch: int
     curves: pd.DataFrame
 
 
-def embed(encoder, index, rows=None):
-    """What heads stand on: float32 array, shape (N, D).
-
-    Of a CLIP the joint embedding of length 1 times the logit scale, so that text weights are a
-    head (without bias); of other encoders the features as they are.
-
-    Parameters
-    ----------
-    encoder : Encoder
-    index : DataFrame
-    rows : int array, optional
-        Rows of the index that are wanted; the array's other rows are not a number. By default
-        all.
-    """
-    some = index if rows is None else index.iloc[rows]
-    if encoder.projection is None:
-        X = extract_features(encoder, some)
-    else:
-        X = encoder.logit_scale * normalize(extract_features(encoder, some, joint=True))
-    if rows is None:
-        return X
-    whole = np.full((len(index), X.shape[1]), np.nan, np.float32)
-    whole[rows] = X
-    return whole
-
-
-# ------------------------------------------------------------------------------- training
-
-
-def fine_tune(training):
-    """Train an encoder, or take what an earlier call has kept.
+def fine_tune(trainings):
+    """Train encoders, or take what earlier calls have kept.
 
     AdamW (Loshchilov and Hutter, Decoupled weight decay regularization, 2019) with warm-up and
     cosine, clipped gradients, and bfloat16 on GPUs that have it. The network stays in
@@ -167,17 +137,20 @@ def fine_tune(training):
     would only blur. Of the start and all epochs, the one with the highest validation accuracy
     is taken (of equals the one with the lowest loss); without validation pictures the last.
 
-    After each epoch the state is kept on disk: an interrupted training goes on there and ends
-    with the same numbers. The result is kept under the content of the pictures, the weights and
-    the recipe.
+    Trainings run one after the other on a GPU, on a CPU side by side on a thread each. After
+    each epoch the state is kept on disk: an interrupted training goes on there and ends with the
+    same numbers. The result is kept under the content of the pictures, the weights and the
+    recipe. An error or an interrupt stops all trainings; each loses at most the epoch it is in.
 
     Parameters
     ----------
-    training : Training
+    trainings : list of Training
 
-    Returns
-    -------
+    Yields
+    ------
     FineTuned
+        In the order of the trainings, once all of them are done; read from disk one by one, so
+        that memory holds one.
 
     Raises
     ------
@@ -191,76 +164,66 @@ def fine_tune(training):
     Kumar et al., Fine-tuning can distort pretrained features and underperform
     out-of-distribution, 2022, section 3.4: why the head starts from the linear probe.
     """
-    arrays = _finish(training, Event())
-    curves = pd.DataFrame({name: arrays.pop(name) for name in CURVES})
-    epoch = int(arrays.pop("chosen"))
-    model = _Model(training.encoder, training.head)
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
-    encoder = replace(
-        training.encoder,
-        name=f"{training.encoder.name}, fine-tuned",
-        module=model.tower,
-        projection=model.projection,
-    )
-    head = model.head and (model.head.weight.detach().T.numpy(), model.head.bias.detach().numpy())
-    return FineTuned(encoder, head, epoch, curves)
-
-
-def fine_tune_all(trainings):
-    """Train all, so that :func:`fine_tune` has only to take what is kept.
-
-    One after the other on a GPU, on a CPU side by side on a thread each. An error or an
-    interrupt stops all of them; each loses at most the epoch it is in.
-
-    Parameters
-    ----------
-    trainings : list of Training
-    """
     cpu = all(training.encoder.device == "cpu" for training in trainings)
     stop = Event()
-    with thread_pool() if cpu else ThreadPoolExecutor(1) as pool:
-        futures = [pool.submit(_finish, training, stop) for training in trainings]
+    total = sum(training.recipe.epochs * len(training.fold.train) for training in trainings)
+    with (
+        thread_pool() if cpu else ThreadPoolExecutor(1) as pool,
+        progress(total=total, unit="image", desc="training") as bar,
+    ):
+        futures = [pool.submit(_finish, training, bar, stop) for training in trainings]
         try:
-            for future in tqdm(as_completed(futures), total=len(futures), unit="training"):
+            for future in as_completed(futures):
                 future.result()
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
+    return (_tuned(training) for training in trainings)
 
 
-def _finish(training, stop):
+def _tuned(training):
+    """The FineTuned of a training that is kept on disk."""
+    encoder, fold, arrays = training.encoder, training.fold, _finish(training)
+    curves = pd.DataFrame({name: arrays.pop(name) for name in CURVES})
+    epoch = int(arrays.pop("chosen"))
+    where = {"split": fold.split, "encoder": encoder.name, "features": encoder.features}
+    where |= {"method": training.method, "shots": fold.shots, "seed": fold.seed}
+    curves = curves.assign(**where, fold=fold.number, chosen=epoch)
+    model = _Model(encoder, training.head)
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
+    head = model.head and (model.head.weight.detach().T.numpy(), model.head.bias.detach().numpy())
+    encoder = replace(encoder, module=model.tower, projection=model.projection)
+    return FineTuned(training, encoder, head, epoch, curves)
+
+
+def _finish(training, bar=None, stop=None):
     """The arrays of a finished training, from disk if they are there."""
-    encoder, y = training.encoder, targets(training.index)
-    files = digests(training.index.path.iloc[np.concatenate([training.train, training.val])])
-    data = (files, y[training.train], y[training.val], int(y.max()))
+    encoder, fold, y = training.encoder, training.fold, targets(training.index)
+    files = digests(training.index.path.iloc[np.concatenate([fold.train, fold.val])])
+    data = (files, y[fold.train], y[fold.val], int(y.max()))
     projection = encoder.projection and encoder.projection.state_dict()
     projection = projection and {name: value.cpu().numpy() for name, value in projection.items()}
     start = (encoder.key, projection, encoder.logit_scale, training.head)
-    parts = (FORMAT, *data, *start, astuple(training.recipe), training.seed)
+    parts = (FORMAT, *data, *start, astuple(training.recipe), fold.seed or 0)
     checkpoint = cache_folder() / "checkpoints" / f"{key_of(*parts)}.npz"
-    arrays = kept("fine-tuned", parts, lambda: _train(training, y, checkpoint, stop))
+    arrays = kept("fine-tuned", parts, lambda: _train(training, y, checkpoint, bar, stop))
     checkpoint.unlink(missing_ok=True)
     return arrays
 
 
-def _train(training, y, checkpoint, stop):
+def _train(training, y, checkpoint, bar, stop):
     run = _Run(training, y)
     if (saved := load_arrays(checkpoint)) is not None:
         run.restore(torch.load(io.BytesIO(saved["torch"].tobytes()), weights_only=True))
     else:
         run.validate()
-    epochs, size = training.recipe.epochs, len(run.train.y)
-    with tqdm(
-        total=epochs * size, initial=run.epoch * size, unit="image", desc=run.title,
-        leave=False, mininterval=2,
-    ) as bar:  # fmt: skip
-        while run.epoch < epochs:
-            run.learn(bar, stop)
-            run.validate()
-            buffer = io.BytesIO()
-            torch.save(run.state(), buffer)
-            save_arrays(checkpoint, {"torch": np.frombuffer(buffer.getvalue(), np.uint8)})
+    while run.epoch < training.recipe.epochs:
+        run.learn(bar, stop)
+        run.validate()
+        buffer = io.BytesIO()
+        torch.save(run.state(), buffer)
+        save_arrays(checkpoint, {"torch": np.frombuffer(buffer.getvalue(), np.uint8)})
     columns = dict(zip(CURVES, map(np.array, zip(*run.curves, strict=True)), strict=True))
     weights = {name: value.cpu().numpy() for name, value in run.best["weights"].items()}
     return columns | weights | {"chosen": np.array(run.best["epoch"])}
@@ -270,20 +233,18 @@ class _Run:
     """A training under way: the model, all that moves it, and what was seen so far."""
 
     def __init__(self, training, y):
-        self.encoder, self.recipe, self.seed = training.encoder, training.recipe, training.seed
-        self.title = f"{self.encoder.name}, {'ML' if training.head else 'CS'}"
-        self.train = _Pictures(self.encoder, training.index, training.train, y)
-        self.val = _Pictures(self.encoder, training.index, training.val, y)
+        self.encoder, self.recipe = training.encoder, training.recipe
+        self.title = f"{self.encoder.name}, {training.method}"
+        self.train = _Pictures(self.encoder, training.index, training.fold.train, y)
+        self.val = _Pictures(self.encoder, training.index, training.fold.val, y)
         if not training.head and self.train.y.bincount().max() < 2:
             raise FineTuneError("CS pulls pictures of one class together: give 2 a class or more")
         self.model = _Model(self.encoder, training.head)
         self.model.to(self.encoder.device).requires_grad_(True)
         steps = self.recipe.epochs * math.ceil(len(self.train.y) / self.recipe.batch)
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.recipe))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: warm_cosine(step, steps)
-        )
-        self.generator = torch.Generator().manual_seed(self.seed)  # threads share torch's own
+        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, self.recipe))
+        self.schedule = warm_up_and_cosine(self.optimizer, steps)
+        self.generator = torch.Generator().manual_seed(training.fold.seed or 0)  # its own
         device = self.encoder.device
         self.half = device != "cpu" and torch.cuda.is_bf16_supported(including_emulation=False)
         self.epoch, self.curves, self.best = 0, [], None
@@ -326,7 +287,6 @@ class _Run:
             bar.update(len(rows))
         Z, y = torch.cat(outputs), self.train.y[torch.cat(seen)]
         self._note("train", total / len(y), self._accuracy(Z, y, Z, y))
-        bar.set_postfix(loss=f"{total / len(y):.3f}", accuracy=f"{self.curves[-1][3]:.1%}")
 
     @torch.no_grad()
     def validate(self):
@@ -361,7 +321,7 @@ class _Run:
 
     def _all_outputs(self, part):
         batches = part.batches(self.recipe.batch, torch.arange(len(part.y)))
-        return torch.cat([self._outputs(_to_float(pictures)).cpu() for _, pictures in batches])
+        return torch.cat([self._outputs(to_float(pictures)).cpu() for _, pictures in batches])
 
     def _loss(self, Z, y):
         y = y.to(Z.device)
@@ -393,7 +353,8 @@ class _Model(nn.Module):
         mean, std = torch.tensor([encoder.preprocess.mean, encoder.preprocess.std])
         self.register_buffer("mean", mean.view(3, 1, 1), persistent=False)
         self.register_buffer("std", std.view(3, 1, 1), persistent=False)
-        self.tower, self.projection = copy.deepcopy((encoder.module, encoder.projection))
+        projection = encoder.projection if encoder.joint else None
+        self.tower, self.projection = copy.deepcopy((encoder.module, projection))
         self.scale, self.head = encoder.logit_scale, None
         if head:
             weight, bias = map(torch.as_tensor, head)
@@ -450,174 +411,32 @@ class _Pictures:
         return picture
 
 
-def _to_float(pictures):
-    """uint8 (B, S, S, 3) -> float (B, 3, S, S) in [0, 1], channels last in memory."""
-    return pictures.permute(0, 3, 1, 2).float() / 255
-
-
-# ------------------------------------------------------------------------------- its parts
-
-
-def augment(pictures, generator):
-    """Turn by quarters and a little more, mirror, and crop, on white: for fruit on white.
-
-    Parameters
-    ----------
-    pictures : uint8 tensor, shape (B, S, S, 3)
-    generator : torch.Generator
-
-    Returns
-    -------
-    float tensor, shape (B, 3, S, S)
-        In [0, 1].
-    """
-    count = len(pictures)
-
-    def uniform(low, high):
-        return torch.empty(count).uniform_(low, high, generator=generator)
-
-    angle = torch.randint(4, (count,), generator=generator) * (math.pi / 2)
-    angle = angle + uniform(-math.radians(TILT), math.radians(TILT))
-    mirror = torch.randint(2, (count,), generator=generator) * 2 - 1
-    side = uniform(CROP, 1)
-    x, y = (1 - side) * uniform(-1, 1), (1 - side) * uniform(-1, 1)
-    cos, sin = side * angle.cos(), side * angle.sin()
-    maps = torch.stack([cos * mirror, -sin, x, sin * mirror, cos, y], 1).view(-1, 2, 3)
-    ink = 1 - _to_float(pictures)  # what is outside becomes 0, and so white
-    grid = functional.affine_grid(maps, ink.shape, align_corners=False)
-    turned = functional.grid_sample(ink, grid, align_corners=False)
-    return (1 - turned).contiguous(memory_format=torch.channels_last)
-
-
-def parameter_groups(model, recipe):
-    """AdamW's groups of a model with the part ``head`` or without: list of dict.
+def _parameter_groups(model, recipe):
+    """AdamW's groups: rates of the head and of the rest, and where weight decay is.
 
     Weight decay is for the weights of linear layers and convolutions alone: not for biases,
     norms and other vectors, nor for free parameters such as class tokens and positions.
     """
-    groups = {}
-    for name, value in model.named_parameters():
-        head = name.startswith("head.")
-        decay = WEIGHT_DECAY if value.ndim > 1 and name.endswith("weight") else 0.0
-        groups.setdefault((head, decay), []).append(value)
     size = model.head.weight.detach().square().mean().sqrt().item() if model.head else 1.0
-    rates = {False: recipe.rate, True: recipe.head_rate * (size or 1.0)}
-    return [
-        {"params": values, "lr": rates[head], "weight_decay": decay}
-        for (head, decay), values in groups.items()
-    ]
+    rates = {"tower": recipe.rate, "projection": recipe.rate}
+    rates["head"] = recipe.head_rate * (size or 1.0)
+    groups = []
+    for name, part in model.named_children():
+        free = [key for key, _ in part.named_parameters() if not key.endswith("weight")]
+        groups += [
+            group | {"lr": rates[name]}
+            for group in param_groups_weight_decay(part, WEIGHT_DECAY, free)
+        ]
+    return groups
 
 
-def warm_cosine(step, steps):
-    """The learning rate's factor: a rising line, then half a cosine down to 0.
+def warm_up_and_cosine(optimizer, steps):
+    """The learning rate rises in a line for a tenth of the steps, then falls as half a cosine.
 
     Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts, 2017, equation 5,
     without restarts.
     """
     warm = max(round(WARM_UP * steps), 1)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
-
-
-def contrastive_loss(Z, y):
-    """Pull embeddings of one class together and others apart, by cosine similarity.
-
-    With the rows z of length 1, the others A(i) of the batch and those of i's class P(i):
-    ``mean_i -1/|P(i)| sum_{p in P(i)} log(exp(z_i z_p / t) / sum_{a in A(i)} exp(z_i z_a / t))``
-    over the i with others of their class (Khosla et al., Supervised contrastive learning, 2020,
-    equation 2).
-
-    Parameters
-    ----------
-    Z : float tensor, shape (B, D)
-    y : int tensor, shape (B,)
-
-    Returns
-    -------
-    float tensor, shape ()
-        0 if there are no two of a class.
-    """
-    Z = functional.normalize(Z, dim=1)
-    self_ = torch.eye(len(y), dtype=torch.bool, device=Z.device)
-    log_p = torch.log_softmax((Z @ Z.T / TEMPERATURE).masked_fill(self_, -math.inf), dim=1)
-    same = (y[:, None] == y) & ~self_
-    pulled = same.sum(1)
-    losses = -torch.where(same, log_p, 0.0).sum(1) / pulled.clamp(min=1)
-    return losses.sum() / (pulled > 0).sum().clamp(min=1)
-
-
-def save_curves(curves, results, output):
-    """Write the curves of several trainings to ``<output>/results/<experiment>_curves.csv``.
-
-    Parameters
-    ----------
-    curves : list of DataFrame
-        ``FineTuned.curves`` with the columns split, encoder, features, method, shots, seed, fold
-        (a number) and chosen (the epoch that was taken) added.
-    results : Results
-        Gives the names of the experiment and of the data set.
-    output : str or Path
-
-    Returns
-    -------
-    DataFrame
-        As written, in tidy rows.
-    """
-    names = {"experiment": results.experiment, "dataset": results.dataset}
-    table = pd.concat(curves, ignore_index=True).assign(**names)[CURVE_COLUMNS]
-    path = Path(output) / "results" / f"{results.experiment}_curves.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
-    return table
-
-
-# ------------------------------------------------------------------------------- WiSE-FT
-
-
-def interpolate(start, end, alpha):
-    """Weights between two models of one architecture, encoder and head alike (WiSE-FT).
-
-    ``(1 - alpha) start + alpha end`` for every weight (Wortsman et al., Robust fine-tuning of
-    zero-shot models, 2022, section 3).
-
-    Parameters
-    ----------
-    start, end : tuple of (Encoder, head)
-        Zero-shot and fine-tuned; a head is a tuple of arrays (W, b).
-    alpha : float
-        0 gives the start, 1 the end.
-
-    Returns
-    -------
-    tuple of (Encoder, head)
-    """
-    (encoder, head), (tuned, tuned_head) = start, end
-    mixed = copy.deepcopy((encoder.module, encoder.projection))
-    for module, other in zip(mixed, (tuned.module, tuned.projection), strict=True):
-        if module is not None:
-            other = other.state_dict()
-            for name, value in module.state_dict().items():
-                if value.is_floating_point():
-                    value.copy_((1 - alpha) * value + alpha * other[name])
-    pairs = zip(head, tuned_head, strict=True)
-    head = tuple((1 - alpha) * first + alpha * second for first, second in pairs)
-    name = f"{encoder.name}, WiSE-FT {alpha:g}"
-    return replace(encoder, name=name, module=mixed[0], projection=mixed[1]), head
-
-
-def wise_ft_curve(table):
-    """Accuracy against alpha, from the result rows of one encoder and split.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Result rows; the methods that count are "WiSE-FT alpha=0.5" and so on.
-
-    Returns
-    -------
-    DataFrame
-        Columns value, low and high, means over the seeds; the index is alpha, rising.
-    """
-    alpha = table.method.str.extract(r"^WiSE-FT alpha=([\d.]+)$")[0].astype(float).rename("alpha")
-    return table.groupby(alpha)[["value", "low", "high"]].mean()
+    rise = LinearLR(optimizer, 1 / warm, total_iters=warm - 1)
+    fall = CosineAnnealingLR(optimizer, max(steps - warm, 1))
+    return SequentialLR(optimizer, [rise, fall], milestones=[warm])

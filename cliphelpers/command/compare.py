@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-ROWS = ["experiment", "split", "encoder", "features", "method", "shots", "metric"]
+_ROWS = ["experiment", "split", "encoder", "features", "method", "shots", "metric"]
 
 
 class CompareError(ValueError):
@@ -19,7 +19,8 @@ def compare(folders):
     Parameters
     ----------
     folders : list of str
-        Each the output of a ``cliphelpers run``, or its tables and its ``run.json`` alone.
+        Each the output of a ``cliphelpers run``, or its tables and its ``run.json`` alone. Curves
+        of trainings (``*_curves.csv``) are left out.
 
     Returns
     -------
@@ -36,22 +37,23 @@ def compare(folders):
     if len(set(folders)) < len(folders):
         raise CompareError("A run is given twice")
     rows = pd.concat([_results(folder).assign(run=folder) for folder in folders])
-    table = rows.pivot_table("value", ROWS, "run", sort=False)[list(folders)]
+    table = rows.pivot_table("value", _ROWS, "run", sort=False)[list(folders)]
     spread = table.max(axis=1, skipna=False) - table.min(axis=1)
     return table.assign(spread=spread).rename_axis(columns=None)
 
 
 def _results(folder):
-    files = sorted([*Path(folder).glob("results/*.csv"), *Path(folder).glob("*.csv")])
+    found = sorted([*Path(folder).glob("results/*.csv"), *Path(folder).glob("*.csv")])
+    files = [file for file in found if not file.stem.endswith("_curves")]
     if not files or not Path(folder, "run.json").is_file():
         raise CompareError(
             f"{folder} is no run: it has no {'run.json' if files else 'results/*.csv'}. "
             "Give the --output of a `cliphelpers run`"
         )
-    text = dict.fromkeys(ROWS, str)
+    text = dict.fromkeys(_ROWS, str)
     tables = [pd.read_csv(file, dtype=text, keep_default_na=False) for file in files]
     for file, table in zip(files, tables, strict=True):
-        if missing := {*ROWS, "value"} - set(table.columns):
+        if missing := {*_ROWS, "value"} - set(table.columns):
             raise CompareError(f"{file} is no table of results: it has no column {min(missing)}")
     return pd.concat(tables)
 
@@ -59,9 +61,10 @@ def _results(folder):
 def describe(folder):
     """When, with what code and on which pictures a run was made: a line of text."""
     record = json.loads(Path(folder, "run.json").read_text(encoding="utf-8"))
-    data = {one["parameters"].get("data") for one in record["notebooks"].values()}
-    commit = f"commit {(record['commit'] or 'unknown')[:10]}"
-    return f"{folder}: {record['started']}, {commit}, data {', '.join(map(str, data))}"
+    runs = record["notebooks"].values()
+    commits = {(run.get("commit", record["commit"]) or "unknown")[:10]: None for run in runs}
+    data = {str(run["parameters"].get("data")): None for run in runs}
+    return f"{folder}: {record['started']}, commit {', '.join(commits)}, data {', '.join(data)}"
 
 
 def to_html(table, captions):

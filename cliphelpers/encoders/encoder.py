@@ -1,0 +1,248 @@
+"""An encoder, what it makes of pictures and texts, and two that know nothing."""
+
+import copy
+import hashlib
+import warnings
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import nn
+
+with warnings.catch_warnings():  # it imports pkg_resources, which warns
+    warnings.simplefilter("ignore")
+    import clip
+
+from cliphelpers.encoders.preprocess import Preprocess
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CONTEXT = 77  # tokens, the length of CLIP's text
+
+
+class EncoderError(ValueError):
+    """An encoder that cannot be made. The message names it and what to do."""
+
+
+@dataclass(eq=False)
+class Encoder:
+    """An image encoder and what it needs to know of its pictures.
+
+    Attributes
+    ----------
+    name : str
+        As it appears in results.
+    module : nn.Module
+        Normalised pictures, float (B, 3, size, size) -> features, float (B, D).
+    preprocess : Preprocess
+    features : str
+        What the features are, as it stands in results.
+    text : nn.Module, optional
+        CLIP's text side, with the method encode_text: tokens, int (T, 77) -> float (T, E).
+    projection : nn.Linear, optional
+        From features (D) to the joint embedding (E) of pictures and texts.
+    logit_scale : float, optional
+        Factor of the cosine similarities, exp of CLIP's learned log temperature.
+    joint : bool
+        Whether its features are the joint embedding, of length 1, times ``logit_scale``: there
+        text weights are a linear head. See :func:`joint`.
+    precision : {"fp32", "bf16", "fp16"}
+    device : str
+        By default the GPU where there is one.
+
+    Raises
+    ------
+    EncoderError
+        An unknown precision, or weights that are not finite numbers.
+    """
+
+    name: str
+    module: nn.Module
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    features: str = "penultimate"
+    text: nn.Module | None = None
+    projection: nn.Linear | None = None
+    logit_scale: float | None = None
+    joint: bool = False
+    precision: str = "fp32"
+    device: str = field(default_factory=lambda: default_device())
+
+    def __post_init__(self):
+        if self.precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise EncoderError(f"Unknown precision {self.precision!r}: use {known}")
+        for part in filter(None, (self.module, self.text, self.projection)):
+            part.eval().requires_grad_(False).to(self.device)
+            for key, value in part.state_dict().items():
+                if value.is_floating_point() and not value.isfinite().all():
+                    raise EncoderError(f"The weights of {self.name} are not finite numbers: {key}")
+        if any(isinstance(layer, nn.Conv2d) for layer in self.module.modules()):
+            self.module.to(memory_format=torch.channels_last)
+
+    @cached_property
+    def fingerprint(self):
+        """Of the image side: see :func:`fingerprint`."""
+        return fingerprint(self.module)
+
+    @cached_property
+    def feature_size(self):
+        """D, the length of a feature vector."""
+        side = self.preprocess.size
+        return encode_batch(self, np.zeros((1, side, side, 3), np.uint8)).shape[1]
+
+    @cached_property
+    def key(self):
+        """SHA-256 of all that features depend on but the picture: weights, preprocessing and
+        precision."""
+        look = {name: value for name, value in vars(self.preprocess).items() if value is not None}
+        if self.preprocess.generator:
+            look["generator"] = self.preprocess.generator.fingerprint
+        parts = [self.fingerprint, self.precision, *map(str, look.items())]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def fingerprint(module):
+    """SHA-256 of a module: its architecture, and names, shapes and values of its weights."""
+    digest = hashlib.sha256(repr(module).encode())
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def default_device():
+    """The GPU where there is one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@torch.inference_mode()
+def encode_batch(encoder, pictures):
+    """From preprocessed pictures to features: the one step that runs on the device.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    pictures : uint8 array or tensor, shape (B, size, size, 3)
+
+    Returns
+    -------
+    float32 array, shape (B, D)
+        Before the projection to the joint embedding, if the encoder has one.
+    """
+    batch = torch.as_tensor(pictures).to(encoder.device, non_blocking=True).permute(0, 3, 1, 2)
+    mean = torch.tensor(encoder.preprocess.mean, device=encoder.device).view(3, 1, 1)
+    std = torch.tensor(encoder.preprocess.std, device=encoder.device).view(3, 1, 1)
+    batch = (batch.float() / 255 - mean) / std
+    dtype = PRECISIONS[encoder.precision]
+    with torch.autocast(encoder.device, dtype=dtype, enabled=dtype != torch.float32):
+        features = encoder.module(batch)
+    return features.float().contiguous().cpu().numpy()  # no view into a larger tensor
+
+
+def joint(encoder):
+    """The same CLIP, but its features are the joint embedding of pictures and texts.
+
+    Returns
+    -------
+    Encoder
+        Features are of length ``logit_scale``, float32 (N, E), so that text weights are a linear
+        head on them; they come from the same computation as those before the projection.
+
+    Raises
+    ------
+    EncoderError
+        No CLIP.
+    """
+    _needs_text(encoder)
+    return replace(encoder, joint=True, features="joint")
+
+
+@torch.inference_mode()
+def to_joint(encoder, features):
+    """From features before the projection, float32 (N, D), to those of :func:`joint`, (N, E)."""
+    projected = encoder.projection(torch.from_numpy(features).to(encoder.device)).cpu().numpy()
+    return encoder.logit_scale * normalize(projected)
+
+
+def normalize(X):
+    """Each row to length 1: float32, shape of X."""
+    return X / np.linalg.norm(X, axis=-1, keepdims=True).clip(1e-12)
+
+
+@torch.inference_mode()
+def encode_text(encoder, texts):
+    """CLIP's joint embeddings of texts.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    texts : list of str, length T
+
+    Returns
+    -------
+    float32 array, shape (T, E)
+        Not normalised.
+
+    Raises
+    ------
+    EncoderError
+        No CLIP, or a text of more than 77 tokens.
+    """
+    _needs_text(encoder)
+    batches = tokenize(texts).to(encoder.device).split(256)
+    return torch.cat([encoder.text.encode_text(batch).float() for batch in batches]).cpu().numpy()
+
+
+def tokenize(texts):
+    """CLIP's tokens of texts: int tensor, shape (T, 77).
+
+    Raises
+    ------
+    EncoderError
+        A text has more than 77 tokens.
+    """
+    tokens = []
+    for text in texts:
+        try:
+            tokens.append(clip.tokenize(text))
+        except RuntimeError:
+            raise EncoderError(f"This text has more than {CONTEXT} tokens: {text!r}") from None
+    return torch.cat(tokens)
+
+
+def _needs_text(encoder):
+    if encoder.text is None:
+        raise EncoderError(f"{encoder.name} has no text side: zero-shot needs a CLIP (clip:...)")
+
+
+def random_twin(encoder, seed=0):
+    """The same architecture with random weights: what a probe gets from no pre-training at all.
+
+    Layers are initialised by their own ``reset_parameters``; free parameters (class tokens,
+    positions, projections) normally with standard deviation 1/sqrt(last dimension).
+
+    Returns
+    -------
+    Encoder
+        Without text side.
+    """
+    module = copy.deepcopy(encoder.module)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        for layer in module.modules():
+            reset = getattr(layer, "reset_parameters", getattr(layer, "_reset_parameters", None))
+            if reset:
+                reset()
+            else:
+                for weight in layer.parameters(recurse=False):
+                    weight.normal_(std=weight.shape[-1] ** -0.5 if weight.ndim else 1)
+    name = f"{encoder.name} (random weights)"
+    nothing = {"text": None, "projection": None, "logit_scale": None, "joint": False}
+    return replace(encoder, name=name, module=module, **nothing)
+
+
+def raw_pixels(side=10):
+    """No encoder at all: the picture shrunk to side x side pixels, as 3 side^2 numbers."""
+    zero, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    preprocess = Preprocess(side, side, "bilinear", mean=zero, std=one)
+    return Encoder(f"{side}x{side} raw pixels", nn.Flatten(), preprocess, features="pixels")

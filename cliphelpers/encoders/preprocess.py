@@ -1,0 +1,71 @@
+"""From a picture to the square of pixels that an encoder takes."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import nn
+from torchvision.transforms import functional as transforms
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From a picture to a square of uint8: shorter side to ``resize``, centre of ``size``.
+
+    Attributes
+    ----------
+    size : int
+        Side of the square in pixels, the encoder's input.
+    resize : int
+        Length of the shorter side in pixels before the crop.
+    interpolation : {"bilinear", "bicubic", "lanczos"}
+        Pillow's, which smooths when it shrinks.
+    mean, std : tuple of 3 float
+        Of the channels R, G, B in [0, 1].
+    squash : bool
+        Whether both sides are brought to ``resize``, whatever the picture's aspect ratio.
+    shrink : int, optional
+        Shrink the shorter side to so many pixels before all else (bicubic).
+    generator : cliphelpers.srgan.Generator, optional
+        Enlarges the picture four times before the resize, if its shorter side is below ``resize``.
+    """
+
+    size: int = 224
+    resize: int = 224
+    interpolation: str = "bicubic"
+    mean: tuple = IMAGENET_MEAN
+    std: tuple = IMAGENET_STD
+    squash: bool = False
+    shrink: int | None = None
+    generator: nn.Module | None = field(default=None, repr=False)
+
+    def __call__(self, picture):
+        """RGB picture -> uint8 array, shape (size, size, 3)."""
+        return self.batch([picture])[0]
+
+    def batch(self, pictures):
+        """RGB pictures -> uint8 array, shape (B, size, size, 3)."""
+        pictures = [self._shrunk(picture) for picture in pictures]
+        if self.generator:
+            small = [row for row, one in enumerate(pictures) if min(one.size) < self.resize]
+            large = self.generator.enlarge([pictures[row] for row in small])
+            for row, picture in zip(small, large, strict=True):
+                pictures[row] = picture
+        return np.stack([self._resized(picture) for picture in pictures])
+
+    def _shrunk(self, picture):
+        short, long = sorted(picture.size)
+        if not self.squash and long > 16 * short:  # the crop sees its middle: do not resize all
+            middle = 16 * short + (long - 16 * short) % 2  # without a shift by half a pixel
+            picture = transforms.center_crop(picture, [min(s, middle) for s in picture.size[::-1]])
+        if self.shrink and self.shrink < short:
+            picture = transforms.resize(picture, self.shrink, transforms.InterpolationMode.BICUBIC)
+        return picture
+
+    def _resized(self, picture):
+        method = transforms.InterpolationMode(self.interpolation)
+        sides = [self.resize, self.resize] if self.squash else self.resize
+        picture = transforms.resize(picture, sides, method)
+        return np.array(transforms.center_crop(picture, self.size))

@@ -1,0 +1,27 @@
+"""Progress bars where somebody looks, and whether somebody does."""
+
+from IPython import get_ipython
+from tqdm.auto import tqdm
+
+
+def live():
+    """Whether a person can answer: a widget is then worth showing.
+
+    A front end (JupyterLab, Jupyter Notebook, VS Code) sends each cell with ``allow_stdin`` true.
+    nbclient, and so papermill, nbconvert and the command's ``run``, sends it with false; without
+    a kernel there is no message. Widgets that nobody sees would be saved in executed notebooks.
+    """
+    kernel = getattr(get_ipython(), "kernel", None)
+    if kernel is None:
+        return False
+    return bool(kernel.get_parent("shell").get("content", {}).get("allow_stdin", False))
+
+
+def progress(iterable=None, **options):
+    """tqdm's bar, gone when it is done: in a live notebook and in a terminal.
+
+    In a notebook that is executed without a front end there is none, since it would be saved.
+    """
+    executed = hasattr(get_ipython(), "kernel") and not live()
+    options = {"leave": False, "mininterval": 1} | options
+    return tqdm(iterable, **options | {"disable": executed or options.get("disable", False)})

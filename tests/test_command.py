@@ -1,0 +1,552 @@
+"""The command and the check of parameters: with tiny notebooks, then with the real ones."""
+
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from cliphelpers.command import main
+from cliphelpers.command import run as runner
+from cliphelpers.command.run import RunError, find_notebooks, parse_value
+from cliphelpers.encoders.load import LOADERS
+from cliphelpers.parameters import ParameterError, begin, check_parameters
+from cliphelpers.plots import set_style
+
+REAL = find_notebooks()
+
+PARAMETERS = """\
+data = "."
+encoders = ["clip:RN50"]
+splits = ["official"]
+seeds = [0]
+output = "out"
+rate = 0.5
+"""
+SAVE = """\
+from pathlib import Path
+place = Path(output) / "results"
+place.mkdir(parents=True, exist_ok=True)
+(place / "{name}.txt").write_text(repr((data, encoders, rate)))
+"""
+
+
+def write_notebook(folder, name, *cells, parameters=PARAMETERS):
+    book = nbformat.v4.new_notebook()
+    book.cells = [nbformat.v4.new_markdown_cell("# Title")]
+    book.cells += [nbformat.v4.new_code_cell(text) for text in (parameters, *cells)]
+    book.cells[1].metadata["tags"] = ["parameters"]
+    book.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "P"}
+    nbformat.write(book, folder / f"{name}.ipynb")
+
+
+@pytest.fixture
+def notebooks(tmp_path, monkeypatch):
+    """Two good notebooks and a faulty one between them, in the runner's folder."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    write_notebook(folder, "01_first", SAVE.format(name="first"), "half_a_gib = b'x' * 2**29")
+    write_notebook(folder, "02_faulty", "x = 1", "# divide\nx / 0", SAVE.format(name="faulty"))
+    write_notebook(folder, "03_third", SAVE.format(name="third"))
+    (folder / "words.csv").write_text("label,name\nApple Red 1,apple red\n")
+    (folder / "scratch.ipynb").write_text("no notebook of the series")
+    monkeypatch.setattr(runner, "NOTEBOOKS", folder)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+# ------------------------------------------------------------------------------- before it runs
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ([], ["01_first", "02_faulty", "03_third"]),
+        (["03", "01"], ["01_first", "03_third"]),
+        (["02_faulty", "02"], ["02_faulty"]),
+        (["notebooks/01_first.ipynb"], ["01_first"]),
+    ],
+)
+def test_notebooks_are_found_by_their_beginning_in_order(notebooks, names, found):
+    assert [path.stem for path in find_notebooks(names)] == found
+
+
+@pytest.mark.parametrize(("name", "near"), [("01_frist", "01_first"), ("third", "03_third")])
+def test_an_unknown_notebook_suggests_the_nearest(notebooks, name, near):
+    with pytest.raises(RunError, match=f"There is no notebook '{name}': did you mean {near}?"):
+        find_notebooks([name])
+
+
+def test_an_ambiguous_beginning_is_refused(notebooks):
+    with pytest.raises(RunError, match="There is no notebook '0': did you mean 0"):
+        find_notebooks(["0"])
+
+
+def test_without_a_checkout_there_are_no_notebooks(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "NOTEBOOKS", tmp_path)
+    with pytest.raises(RunError, match="There are no notebooks in .* from a checkout"):
+        find_notebooks()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["04"], "There is no notebook '04': did you mean"),
+        (["-p", "raet", "1"], " has 'raet': did you mean rate?"),
+        (["-p", "seeds", "3"], "seeds must be a list such as [0], not 3"),
+        (["-p", "rate", "fast"], "rate must be a float such as 0.5, not 'fast'"),
+        (["-p", "data", "7"], "data must be a str such as '.', not 7"),
+        (["--data", "absent"], "There is no folder or CSV file absent, the data of 01_first"),
+        (["-p", "data", ""], "There is no folder or CSV file ., the data of 01_first"),
+        (["-p", "data", "words.csv"], "folder or CSV file words.csv, the data of 01_first"),
+    ],
+)
+def test_faulty_arguments_are_refused_before_anything_runs(notebooks, capsys, arguments, message):
+    before = sorted(notebooks.parent.rglob("*"))
+    assert main(["run", *arguments, "--output", "out"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("cliphelpers: ") and message in error and error.count("\n") == 1
+    assert sorted(notebooks.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("1e-2", 0.01),
+        ("[1, 2]", [1, 2]),
+        ("['a b']", ["a b"]),
+        ("'7'", "7"),
+        ("clip:ViT-B/32", "clip:ViT-B/32"),
+        ("two words", "two words"),
+        ("", ""),
+        ("__import__('os').mkdir('x')", "__import__('os').mkdir('x')"),
+    ],
+)
+def test_values_are_literals_or_texts(text, value):
+    parsed = parse_value(text)
+    assert parsed == value and type(parsed) is type(value)
+
+
+# ------------------------------------------------------------------------------- a tiny run
+
+
+def test_a_run_and_its_failure(notebooks, tmp_path, capsys):
+    (tmp_path / "my data").mkdir()
+    (tmp_path / "w.pt").touch()
+    encoders = "['clip:w.pt', 'timm:x@w.pt', 'clip:RN50', 'module:w.pt', 'timm:x@gone.pt']"
+    arguments = ["--data", "my data", "-p", "encoders", encoders, "-p", "rate", "1"]
+    status = main(["run", *arguments, "--output", "out ü"])
+    out, error = tmp_path / "out ü", capsys.readouterr().err
+
+    assert status == 1
+    assert "01_first: 100%" in error and "02_faulty:" in error and "03_third" not in error
+    assert "cliphelpers: 02_faulty failed in cell" in error
+    assert "(# divide): ZeroDivisionError: division by zero" in error
+    assert str(out / "notebooks" / "02_faulty.ipynb") in error
+
+    names = ["notebooks/01_first.ipynb", "notebooks/02_faulty.ipynb", "results/first.txt"]
+    made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    assert made == [*names, "run.json"]  # the third did not run, the first is kept
+    executed = nbformat.read(out / "notebooks" / "02_faulty.ipynb", 4)
+    assert any(o.get("ename") == "ZeroDivisionError" for c in executed.cells
+               for o in c.get("outputs", []))  # fmt: skip
+
+    w = tmp_path / "w.pt"  # what exists from here is absolute, the rest as it was
+    absolute = [f"clip:{w}", f"timm:x@{w}", "clip:RN50", f"module:{w}", "timm:x@gone.pt"]
+    seen = (out / "results" / "first.txt").read_text()
+    assert seen == repr((str(tmp_path / "my data"), absolute, 1))
+
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert list(record["notebooks"]) == ["01_first"]
+    parameters = record["notebooks"]["01_first"]["parameters"]
+    assert (parameters["data"], parameters["seeds"]) == ("my data", [0])
+    assert 0 < record["notebooks"]["01_first"]["seconds"] < 60
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    assert own + 0.5 < record["peak_memory_gib"] < own + 30
+    assert {"commit", "python", "versions", "hardware", "started"} <= set(record)
+
+
+def commit(folder):
+    """A new commit in a folder's repository: its hash."""
+    git = ["git", "-C", folder, "-c", "user.name=me", "-c", "user.email=me@example.com"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    return head.stdout.strip()
+
+
+def test_a_second_run_keeps_the_record_of_what_did_not_run_again(notebooks, tmp_path, fruits):
+    """The first was of an older version, which told when and by which commit of all at once."""
+    parameters = PARAMETERS + 'names = "words.csv"\ntemplates = ["{}"]\n'
+    write_notebook(notebooks, "04_ratio", "1 / rate", parameters=parameters)
+    old = {"started": "2026-01-02", "commit": "abc", "python": "3.0"}
+    one = {"parameters": {"seeds": [7]}, "seconds": 1.5}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text(json.dumps(old | {"notebooks": {"01_first": one}}))
+
+    def record(rate, status):
+        assert (
+            main(["run", "04", "--data", str(fruits), "-p", "rate", rate, "--output", "out"])
+            == status
+        )
+        return json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
+
+    first, kept = commit(notebooks), {"started": "2026-01-02", "commit": "abc"} | one
+    made = record("0.5", 0)
+    assert list(made["notebooks"]) == ["01_first", "04_ratio"]
+    assert made["notebooks"]["01_first"] == kept
+    ratio = made["notebooks"]["04_ratio"]
+    assert ratio["commit"] == made["commit"] == first and ratio["parameters"]["rate"] == 0.5
+    times = [pd.Timestamp(text) for text in (made["started"], ratio["started"])]
+    assert pd.Timedelta(0) <= times[1] - times[0] < pd.Timedelta("1min")
+    assert made["python"] != "3.0"
+
+    second = commit(notebooks)
+    made = record("0.0", 1)  # it fails, so what it said the first time is no more true
+    assert made["notebooks"] == {"01_first": kept} and made["commit"] == second != first
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"started": "2026"}', '{"notebooks": []'])
+def test_a_faulty_run_json_is_refused_before_anything_runs(notebooks, tmp_path, capsys, text):
+    (tmp_path / "run.json").write_text(text)
+    assert main(["run", "01", "--output", "."]) == 1
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'run.json'} is no record of a run: move it" in error
+    assert error.count("\n") == 1 and not (tmp_path / "results").exists()
+
+
+# ------------------------------------------------------------------------------- parameters
+
+
+MORE = """\
+names = "words.csv"
+templates = ["a photo of a {}."]
+shots = [1, 2]
+sides = [56]
+strengths = [0.1]
+alphas = [1.0]
+betas = [1.0]
+interpolations = ["bicubic"]
+wise_alphas = [0.0, 1.0]
+epochs = 2
+tested = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("shots", [1, 0], "shots must be a list of whole numbers from 1 on: 0 is none"),
+        ("shots", [1.5], "shots must be a list of whole numbers from 1 on: 1.5 is none"),
+        ("shots", [], "shots must be a list of whole numbers from 1 on, not []"),
+        ("seeds", [-1], "seeds must be a list of whole numbers from 0 on: -1 is none"),
+        ("seeds", [False], "seeds must be a list of whole numbers from 0 on: False is none"),
+        ("seeds", ["a"], "seeds must be a list of whole numbers from 0 on: 'a' is none"),
+        ("strengths", [0.1, -0.1], "strengths must be a list of numbers from 0 on: -0.1 is none"),
+        ("strengths", ["strong"], "strengths must be a list of numbers from 0 on: 'strong' is"),
+        ("alphas", [True], "alphas must be a list of numbers from 0 on: True is none"),
+        ("betas", [-3], "betas must be a list of numbers from 0 on: -3 is none"),
+        ("wise_alphas", [0.5, 1.5], "wise_alphas must be a list of numbers from 0 to 1: 1.5 is n"),
+        ("sides", [0], "sides must be a list of whole numbers from 1 on: 0 is none"),
+        ("interpolations", [2], "interpolations must be a list of names of ways to enlarge pict"),
+        ("epochs", 0, "epochs must be a whole number from 1 on, not 0"),
+        ("tested", True, "tested must be a whole number from 1 on, not True"),
+        ("templates", [""], "each with one {} where the class name goes: '' is none"),
+        ("templates", ["a photo."], "each with one {} where the class name goes: 'a photo.' is"),
+        ("templates", ["{} {}"], "each with one {} where the class name goes: '{} {}' is none"),
+        ("templates", [], "templates must be a list of texts, each with one {} where the class n"),
+        ("templates", ["long " * 76 + "{}"], "templates gives too long a prompt. This text has "
+         "more than 77 tokens: 'long long"),
+        ("splits", ["clips"], "splits must be a list of some of official, by_clip, random: 'cli"),
+        ("encoders", [], "encoders must be a list of texts that begin with clip, timm, torchvisi"),
+        ("encoders", ["RN50"], "begin with clip, timm, torchvision, module and a colon: 'RN50'"),
+        ("shots", 3, "shots must be a list such as [1, 2], not 3"),
+        ("shotz", [3], "None of 04_many has 'shotz': did you mean shots?"),
+        ("names", "gone.csv", "No such file or directory: "),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_computed_is_refused_before_anything_runs(
+    notebooks, fruits, capsys, name, value, message
+):
+    write_notebook(notebooks, "04_many", parameters=PARAMETERS + MORE)
+    before = sorted(notebooks.parent.rglob("*"))
+    assert main(["run", "04", "--data", str(fruits), "-p", name, repr(value)]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert sorted(notebooks.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_every_kind_of_encoder_is_allowed(kind):
+    check_parameters({"encoders": [f"{kind}:x"]})
+
+
+def test_the_longest_prompt_has_77_tokens(fruits):
+    """A word is a token here; CLIP adds one at the start and one at the end."""
+    given = {"data": fruits, "names": None, "templates": ["long " * 74 + "{}"]}
+    with pytest.raises(ParameterError, match="more than 77 tokens: 'long .*long apple red'"):
+        check_parameters(given)  # two words
+    check_parameters(given | {"templates": ["long " * 73 + "{}"]})
+
+
+def test_begin_checks_and_then_sets_the_style():
+    with plt.rc_context():
+        set_style()
+        expected = dict(plt.rcParams)
+        plt.rcdefaults()
+        before = dict(plt.rcParams)
+        with pytest.raises(ParameterError, match="The parameter seeds must be"):
+            begin({"seeds": []})
+        assert dict(plt.rcParams) == before != expected
+        begin({"seeds": [0], "anything": None})
+        assert dict(plt.rcParams) == expected
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_notebooks_refuse_it_too_when_they_are_run_by_hand(path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    given = {}
+    exec(cells[0], {}, given)
+    check_parameters(given)  # the defaults are allowed
+    with plt.rc_context():
+        exec(cells[1], dict(given))
+        for name in [name for name, value in given.items() if isinstance(value, list)]:
+            with pytest.raises(ParameterError, match=f"The parameter {name} must be"):
+                exec(cells[1], given | {name: [None]})
+
+
+# ------------------------------------------------------------------------------- compare
+
+
+def write_run(folder, rows, dataset="d"):
+    """A run's tables: rows of (encoder, method, shots, seed, value)."""
+    columns = ["encoder", "method", "shots", "seed", "value"]
+    table = pd.DataFrame(rows, columns=columns).assign(
+        experiment="02_k_shot", dataset=dataset, split="official", features="joint", metric="top-1"
+    )
+    (folder / "results").mkdir(parents=True)
+    table.to_csv(folder / "results" / "02_k_shot.csv", index=False)
+    record = {"started": "2026-01-02", "commit": "abcdef0123456", "notebooks": {}}
+    record["notebooks"]["02_k_shot"] = {"parameters": {"data": dataset}}
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def two_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        ("A <b>", "head", 1, 0, 0.5),
+        ("A <b>", "head", 1, 1, 0.7),
+        ("A <b>", "zero", "", "", 0.2),
+    ]
+    write_run(tmp_path / "one", rows)
+    write_run(tmp_path / "other", [("A <b>", "head", 1, 0, 0.9), ("B", "head", 2, 0, 0.25)])
+    return ["one", "other"]
+
+
+def test_compare_shows_runs_side_by_side(two_runs, capsys):
+    assert main(["compare", *two_runs, "--html", "page.html"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "one: 2026-01-02, commit abcdef0123, data d"
+    tails = [line.split()[-4:] for line in lines[4:]]
+    assert ["top-1", "0.600", "0.900", "0.300"] in tails  # the mean of two seeds
+    assert ["top-1", "0.200", "–", "–"] in tails and ["top-1", "–", "0.250", "–"] in tails
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "<b>" not in page and "A &lt;b&gt;" in page and "one: 2026-01-02" in page
+    assert all(f">{cell}</td>" in page for cell in ("0.600", "0.900", "0.300", "–"))
+
+
+def test_compare_s_page_is_there_though_the_reader_of_its_text_left(two_runs, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", Closed())
+        assert main(["compare", *two_runs, "--html", "page.html"]) == 1
+    assert Path("page.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
+
+
+def test_compare_names_what_is_no_run(two_runs, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for folder, lacks in (("empty", "results/*.csv"), ("gone", "results/*.csv")):
+        assert main(["compare", "one", folder]) == 1
+        assert f"{folder} is no run: it has no {lacks}. Give the" in capsys.readouterr().err
+    os.remove("other/run.json")
+    assert main(["compare", *two_runs]) == 1
+    assert "other is no run: it has no run.json" in capsys.readouterr().err
+    Path("one/results/x.csv").write_text("a,b\n1,2\n")
+    assert main(["compare", "one"]) == 1
+    assert "one/results/x.csv is no table of results: it has no column" in capsys.readouterr().err
+    assert main(["compare", "one", "one"]) == 1
+    assert "A run is given twice" in capsys.readouterr().err
+
+
+CURVES = "experiment,dataset,split,encoder,features,method,shots,seed,fold,epoch,loss,chosen"
+
+
+def test_compare_leaves_curves_out(two_runs, capsys):
+    for folder in two_runs:
+        Path(folder, "results", "05_fine_tune_clip_curves.csv").write_text(f"{CURVES}\n")
+    assert main(["compare", *two_runs]) == 0
+    tails = [line.split()[-4:] for line in capsys.readouterr().out.splitlines()]
+    assert ["top-1", "0.600", "0.900", "0.300"] in tails
+
+
+def test_compare_says_the_commits_of_a_run_in_several_parts(two_runs, capsys):
+    file = Path("one/run.json")
+    record = json.loads(file.read_text())
+    parts = {"05": {"commit": "fedcba9876543", "parameters": {"data": "e"}}}
+    parts |= {"06": {"commit": None, "parameters": {"data": "d"}}}
+    file.write_text(json.dumps(record | {"notebooks": record["notebooks"] | parts}))
+    assert main(["compare", *two_runs]) == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line == "one: 2026-01-02, commit abcdef0123, fedcba9876, unknown, data d, e"
+
+
+def test_check_and_its_exit_status(fruits, tmp_path, capsys):
+    assert main(["check", str(fruits)]) == 0
+    assert "72 pictures, 0 with problems" in capsys.readouterr().out
+    (tmp_path / "Fig").mkdir()
+    (tmp_path / "Fig" / "a.jpg").write_text("no picture")
+    assert main(["check", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'Fig' / 'a.jpg'}: the file is no picture" in out
+    assert "1 pictures, 1 with problems" in out
+
+
+# ------------------------------------------------------------------------------- the real run
+
+COLUMNS = [
+    "experiment", "dataset", "split", "encoder", "features", "method", "shots", "seed",
+    "metric", "value", "low", "high", "n",
+]  # fmt: skip
+FIGURES = {
+    "01_zero_shot": [
+        "zero-shot-accuracy", "zero-shot-confusions", "zero-shot-prompts",
+        "zero-shot-visualization",
+    ],
+    "02_k_shot": ["k-shot-plot"],
+    "03_linear_probe_clip": ["confusions-clip", "linear-probing-clip", "training-size-clip"],
+    "04_linear_probe_imagenet": [
+        "confusions-imagenet", "linear-probing-imagenet", "training-size-imagenet",
+    ],
+}  # fmt: skip
+SMALLER = {"shots": [1, 4], "seeds": [0, 1], "strengths": [0.1, 0.01]}
+
+
+def command(data, encoders, output, *names, **parameters):
+    given = {"encoders": encoders} | SMALLER | parameters
+    pairs = [part for name, value in given.items() for part in ("-p", name, repr(value))]
+    names = names or list(FIGURES)
+    return main(["run", *names, "--data", str(data), *pairs, "--output", str(output)])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder to run in, with a cache of its own and one thread, which is enough."""
+    folder = tmp_path_factory.mktemp("real run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CLIPHELPERS_CACHE", str(folder / "cache"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def encoders(clip_vit, clip_rn, timm_spec):
+    return [f"clip:{clip_vit}", f"clip:{clip_rn}", timm_spec]
+
+
+@pytest.fixture(scope="module")
+def output(place, fruits, encoders):
+    """What a run of the four notebooks on the tiny pictures makes."""
+    assert command(fruits, encoders, place / "first") == 0
+    return place / "first"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_real_notebooks_write_tidy_tables(output, fruits, name):
+    table = pd.read_csv(output / "results" / f"{name}.csv")
+    assert list(table.columns) == COLUMNS
+    assert set(table.experiment) == {name} and set(table.dataset) == {fruits.name}
+    assert set(table.split) == {"official", "by_clip"}
+    accuracies = table[table.metric != "top-1 difference"]
+    assert accuracies.value.between(0, 1).all()
+    assert (table.low <= table.value + 1e-6).all() and (table.value <= table.high + 1e-6).all()
+    tested = table[table.metric != "top-1 on training"].groupby("split").n.unique()
+    assert tested["official"].tolist() == [24] and tested["by_clip"].tolist() == [72]
+    assert (
+        not table[["encoder", "method", "metric", "value", "low", "high", "n"]]
+        .isna()
+        .any(axis=None)
+    )
+    columns = ["split", "encoder", "features", "method", "shots", "seed", "metric"]
+    assert not table.duplicated(columns).any()
+
+
+def test_real_notebooks_write_their_figures(output):
+    expected = sorted(f"{figure}.jpg" for figures in FIGURES.values() for figure in figures)
+    assert sorted(path.name for path in (output / "pics").iterdir()) == expected
+    assert min(path.stat().st_size for path in (output / "pics").iterdir()) > 5_000
+    assert {path.stem for path in (output / "notebooks").iterdir()} == set(FIGURES)
+
+
+def test_real_notebooks_compare_what_they_say(output):
+    zero, few, clips, imagenet = (pd.read_csv(output / "results" / f"{n}.csv") for n in FIGURES)
+    both = {"CLIP tiny-vit", "CLIP tiny-rn"}
+    assert set(zero.encoder) == set(few.encoder) == both
+    assert set(zero[zero.method == "zero-shot"].metric) == {"top-1", "top-5", "top-1 by name"}
+    assert set(few.shots.dropna()) == {1, 4} and set(few.seed.dropna()) == {0, 1}
+    assert few.method.nunique() == 6  # four ways to learn between two ends
+    for table in (clips, imagenet):
+        tops = table[(table.metric == "top-1") & table.shots.isna()]
+        assert "10x10 raw pixels" in set(tops.encoder)
+        assert tops.encoder.str.contains("random weights").any()
+        assert set(tops.method) == {"logistic regression", "ridge"}
+        assert (table.metric == "top-1 difference").any()
+    assert "test_vit" in set(imagenet.encoder)
+
+
+def test_coloured_shapes_are_told_apart_by_their_pixels(output):
+    """Of four classes, each of its own colour: far above chance, which is a quarter."""
+    table = pd.read_csv(output / "results" / "03_linear_probe_clip.csv")
+    pixels = table[(table.encoder == "10x10 raw pixels") & (table.metric == "top-1")]
+    assert len(pixels) == 4 and pixels.low.min() > 0.5
+
+
+def test_run_json_of_the_real_run(output):
+    record = json.loads((output / "run.json").read_text(encoding="utf-8"))
+    assert list(record["notebooks"]) == list(FIGURES)
+    for one in record["notebooks"].values():
+        assert one["parameters"]["seeds"] == [0, 1] and one["seconds"] > 0
+
+
+def test_a_second_run_computes_nothing_again_and_writes_the_same_bytes(
+    output, place, fruits, encoders
+):
+    def kept():
+        files = (place / "cache").rglob("*.npz")
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    before = kept()
+    features = [path for path in before if path.parts[-3] == "features"]
+    assert len(features) == 5  # three encoders, the random twin that 03 and 04 share, pixels
+    assert len(before) > 2 * len(features)
+    again = ["02_k_shot", "03_linear_probe_clip"]  # the other two keep by the same ways
+    assert command(fruits, encoders, place / "second", *again) == 0
+    assert kept() == before
+    for name in again:
+        first, second = (
+            folder / "results" / f"{name}.csv" for folder in (output, place / "second")
+        )
+        assert first.read_bytes() == second.read_bytes()
