@@ -10,7 +10,7 @@ from pathlib import Path
 import torchvision
 from torch import nn
 
-from cliphelpers.encoders import Encoder, Preprocess, read_state
+from cliphelpers import Encoder, Preprocess, read_state
 
 WEIGHTS = Path(__file__).parents[2] / "shared" / "weights" / "imagenet-resnet50-v1.safetensors"
 

@@ -3,16 +3,10 @@ from .parameters import begin
 from .index import classes, index_images, prompt_names, shared_names, summary, targets
 from .splits import few_shot, few_shot_fold, make_splits, test_rows, training_rows
 from .images import read_image
-from .encoders import (
-    Encoder,
-    Preprocess,
-    joint,
-    load_clips,
-    load_encoder,
-    random_twin,
-    raw_pixels,
-    read_state,
-)
+from .encoders.preprocess import Preprocess
+from .encoders.encoder import Encoder, joint, random_twin, raw_pixels
+from .encoders.weights import read_state
+from .encoders.load import load_clips, load_encoder
 from .upsampling import enlarged_again, quality, with_upsampling
 from .features import extract_features
 from .classifiers import (
@@ -24,15 +18,14 @@ from .classifiers import (
     fit_chosen,
     text_weights,
 )
-from .finetuning import Recipe, Training, contrastive_loss, fine_tune, interpolate
+from .finetuning.model import contrastive_loss, interpolate
+from .finetuning.training import Recipe, Training, fine_tune
 from .evaluation import bootstrap, confusions, per_class, top_k
 from .study import Study
-from .plots import RIGHT, WRONG, confusion_matrix, curves, dots, picture_grid, save_fig, zoomed
+from .plots import RIGHT, WRONG, confusion_matrix, curves, dots, picture_grid, save_fig
 from .progress import live, progress
-from .widgets import (
-    alpha_widget,
-    before_after_widget,
-    probe_widget,
-    prompt_widget,
-    shots_widget,
-)
+from .widgets.prompts import prompt_widget
+from .widgets.shots import shots_widget
+from .widgets.probes import probe_widget
+from .widgets.alpha import alpha_widget
+from .widgets.pictures import before_after_widget

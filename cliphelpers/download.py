@@ -1,10 +1,10 @@
 """Downloading Fruits-360, checked, so that a broken transfer or unpacking leaves nothing half."""
 
 import stat
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pooch
 import requests
@@ -54,17 +54,13 @@ def download_fruits_360(folder):
     folder = Path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         _check(folder, folder)
-    else:
-        _fetch(folder, folder.absolute().parent / ARCHIVE)
-    return folder
-
-
-def _fetch(folder, archive):
-    """Download the archive unless it is there, install, and delete it."""
-    pooch.get_logger().setLevel("WARNING")  # it would advise on the checksum that there is not
+        return folder
+    archive = folder.absolute().parent / ARCHIVE
     print(f"Fetching {URL} to {folder}")
+    pooch.get_logger().setLevel("WARNING")  # it would advise on the checksum that there is not
     try:
-        _install(folder, archive)
+        pooch.retrieve(URL, None, ARCHIVE, archive.parent, progressbar=True)
+        _install(archive, folder)
         archive.unlink()
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise DownloadError(f"{archive} is damaged ({error}): delete it and try again") from error
@@ -75,14 +71,18 @@ def _fetch(folder, archive):
             f"or fetch it by hand, put it at {archive} and try again; or unpack it by hand so that "
             f"Training and Test are in {folder}: that folder is what index_images takes"
         ) from error
+    return folder
 
 
-def _install(folder, archive):
-    """Unpack beside the wanted folder, check, and rename."""
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=archive.parent, prefix=f".{folder.name}-") as temporary:
-        unzip = _SafeUnzip(extract_dir=Path(temporary).name)
-        pooch.retrieve(URL, None, archive.name, archive.parent, unzip, progressbar=True)
+def _install(archive, folder):
+    """Unpack Training and Test beside the wanted folder, check, and rename."""
+    beside = TemporaryDirectory(dir=archive.parent, prefix=f".{folder.name}-")
+    with beside as temporary, zipfile.ZipFile(archive) as packed:
+        members = packed.infolist()
+        if unsafe := [member.filename for member in members if not _is_safe(member)]:
+            raise DownloadError(f"{archive} is unsafe and not unpacked: {unsafe[0]!r}")
+        wanted = [one for one in members if PICTURES.keys() & one.filename.split("/")[1:2]]
+        packed.extractall(temporary, wanted)
         unpacked = next(Path(temporary).iterdir(), Path(temporary))
         _check(unpacked, archive)
         if folder.is_dir():
@@ -90,25 +90,11 @@ def _install(folder, archive):
         unpacked.rename(folder)
 
 
-class _SafeUnzip(pooch.Unzip):
-    """pooch's, for Training and Test alone, which refuses an archive with any unsafe member."""
-
-    def __call__(self, fname, action, pooch):
-        with zipfile.ZipFile(fname) as packed:
-            members = packed.infolist()
-        if unsafe := [member.filename for member in members if not _is_safe(member)]:
-            raise DownloadError(f"{fname} is unsafe and not unpacked: {unsafe[0]!r}")
-        roots = {member.filename.split("/")[0] for member in members}
-        self.members = [f"{root}/{part}" for root in roots for part in PICTURES]
-        return super().__call__(fname, action, pooch)
-
-
 def _is_safe(member):
-    """Is a member a file or folder (no link) that comes to lie inside, on every system?"""
-    kind = stat.S_IFMT(member.external_attr >> 16)
+    """Is a member no link, and does it come to lie inside on every system?"""
     names = member.filename.removesuffix("/").split("/")
-    inside = all(name not in ("", ".", "..") and not set(name) & set("\\:") for name in names)
-    return kind in (0, stat.S_IFREG, stat.S_IFDIR) and inside
+    inside = all(name.strip(".") and not set(name) & set("\\:") for name in names)
+    return inside and not stat.S_ISLNK(member.external_attr >> 16)
 
 
 def _check(folder, source):

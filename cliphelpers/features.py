@@ -2,6 +2,7 @@
 
 from collections import deque
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 
@@ -13,7 +14,7 @@ from cliphelpers.images import ImageError, digests, read_image
 from cliphelpers.parallel import CORES, thread_pool
 from cliphelpers.progress import progress
 
-CPU_BATCH, GPU_BATCH = 16, 128  # larger ones leave a CPU's caches: DeiT-Tiny took 1.1 times as long
+_CPU_BATCH, _GPU_BATCH = 16, 128  # larger ones leave a CPU's caches: DeiT-Tiny took 1.1 x as long
 SHARD = 1024  # pictures kept in one file
 SHARD_FORMAT = "2"  # part of every folder's name: raise it when shards change
 
@@ -56,24 +57,10 @@ def extract_features(encoder, index, rows=None, cache=None, batch=None):
     paths = list(index.path if rows is None else index.path.iloc[rows])
     contents = digests(paths)
     known = _read_shards(folder)
-    missing = {digest: path for digest, path in zip(contents, paths, strict=True)}
-    missing = [(digest, path) for digest, path in missing.items() if digest not in known]
-    batch = batch or (CPU_BATCH if encoder.device == "cpu" else GPU_BATCH)
-    computed, done, saved = None, 0, 0
-    try:
-        for some in _encode(encoder, [path for _, path in missing], batch):
-            if computed is None:  # one block: small ones kept among freed large ones pin the heap
-                computed = np.empty((len(missing), some.shape[1]), np.float32)
-            computed[done : done + len(some)] = some
-            done += len(some)
-            if done - saved >= SHARD:
-                _write_shard(folder, missing[saved:done], computed[saved:done])
-                saved = done
-    finally:  # an error or an interrupt loses no finished batch
-        if done > saved:
-            _write_shard(folder, missing[saved:done], computed[saved:done])
+    pictures = zip(contents, paths, strict=True)
+    missing = {digest: path for digest, path in pictures if digest not in known}
     if missing:
-        known.update(zip([digest for digest, _ in missing], computed, strict=True))
+        known.update(zip(missing, _compute(encoder, missing, folder, batch), strict=True))
     features = np.stack([known[digest] for digest in contents])
     features = to_joint(encoder, features) if encoder.joint else features
     if rows is None:
@@ -81,6 +68,27 @@ def extract_features(encoder, index, rows=None, cache=None, batch=None):
     whole = np.full((len(index), features.shape[1]), np.nan, np.float32)
     whole[rows] = features
     return whole
+
+
+def _compute(encoder, pictures, folder, batch):
+    """Features of pictures, a dict of digest to path, kept in the folder: float32 (N, D)."""
+    batch = batch or (_CPU_BATCH if encoder.device == "cpu" else _GPU_BATCH)
+    contents, features, done, saved = list(pictures), None, 0, 0
+    try:
+        for some in _encode(encoder, list(pictures.values()), batch):
+            if features is None:  # one block: small ones kept among freed large ones pin the heap
+                features = np.empty((len(contents), some.shape[1]), np.float32)
+            features[done : done + len(some)] = some
+            done += len(some)
+            if done - saved >= SHARD:
+                _write_shard(folder, contents[saved:done], features[saved:done])
+                saved = done
+    except ImageError as error:
+        raise ImageError(f"{error}. `cliphelpers check FOLDER` lists all such pictures") from error
+    finally:  # an error or an interrupt loses no finished batch
+        if done > saved:
+            _write_shard(folder, contents[saved:done], features[saved:done])
+    return features
 
 
 def _encode(encoder, paths, batch):
@@ -96,23 +104,15 @@ def _encode(encoder, paths, batch):
         with turn:
             return encode_batch(encoder, pictures)
 
-    ahead = deque()
-    with (
-        thread_pool() as pool,
-        progress(total=len(paths), unit="image", desc=encoder.name, disable=not paths) as bar,
-    ):
-        for start in [*range(0, len(paths), batch), *[None] * 2 * CORES]:
-            if start is not None:
-                ahead.append(pool.submit(work, paths[start : start + batch]))
-            if len(ahead) >= 2 * CORES or (start is None and ahead):
-                try:
-                    rows = ahead.popleft().result()
-                except ImageError as error:
-                    pool.shutdown(cancel_futures=True)
-                    message = f"{error}. `cliphelpers check FOLDER` lists all such pictures"
-                    raise ImageError(message) from error
-                yield rows
-                bar.update(len(rows))
+    with thread_pool() as pool, progress(total=len(paths), unit="image", desc=encoder.name) as bar:
+        starts = range(0, len(paths), batch)
+        waiting = (pool.submit(work, paths[start : start + batch]) for start in starts)
+        ahead = deque(islice(waiting, 2 * CORES))
+        while ahead:
+            rows = ahead.popleft().result()
+            ahead.extend(islice(waiting, 1))
+            yield rows
+            bar.update(len(rows))
 
 
 def _read_shards(folder):
@@ -124,7 +124,6 @@ def _read_shards(folder):
     return known
 
 
-def _write_shard(folder, pictures, features):
-    contents = [digest for digest, _ in pictures]
+def _write_shard(folder, contents, features):
     arrays = {"digests": np.array(contents), "features": features}
     save_arrays(folder / f"{key_of(contents)}.npz", arrays)

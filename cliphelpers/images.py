@@ -11,18 +11,17 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from cliphelpers.parallel import CORES
-from cliphelpers.progress import progress
+from cliphelpers.parallel import CORES, in_parallel
 
 with suppress(ImportError):  # iPhones' format, where its reader is installed
     import pillow_heif
 
     pillow_heif.register_heif_opener()
 
-SUFFIXES = frozenset(
+_SUFFIXES = frozenset(
     ".jpg .jpeg .png .bmp .gif .webp .tif .tiff .ppm .pgm .jp2 .avif .heic .heif".split()  # noqa: SIM905
 )
-SMALLEST_SIDE, LARGEST_SIDE, LONGEST_RATIO = 8, 10_000, 8
+_SMALLEST_SIDE, _LARGEST_SIDE, _LONGEST_RATIO = 8, 10_000, 8
 
 
 class ImageError(ValueError):
@@ -61,10 +60,9 @@ def _to_rgb(picture):
     if picture.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
         grey = np.asarray(picture).astype(np.int64) >> 8  # 16 bits to 8
         picture = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
+    if picture.has_transparency_data:
         white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
     if picture.mode == "F":
         raise ValueError("its pixels are floats without a stated range; save it with 8 or 16 bits")
     return picture.convert("RGB")
@@ -94,13 +92,10 @@ def find_images(folder):
 
     found = []
     for directory, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(directory, name) for name in files if _is_picture(name)]
+        folders[:] = [name for name in folders if name[0] != "."]
+        names = [name for name in files if Path(name).suffix.lower() in _SUFFIXES]
+        found += [os.path.join(directory, name) for name in names if name[0] != "."]
     return sorted(found)
-
-
-def _is_picture(name):
-    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 
 def digests(paths):
@@ -143,8 +138,7 @@ def check_images(paths):
         Columns ``path`` and ``problem``, a row for each picture with one, in the given order.
     """
     paths = list(paths)
-    with ThreadPoolExecutor(CORES) as pool:
-        problems = list(progress(pool.map(_problem, paths), total=len(paths), unit="image"))
+    problems = in_parallel(_problem, paths, unit="image")
     rows = [(path, problem) for path, problem in zip(paths, problems, strict=True) if problem]
     return pd.DataFrame(rows, columns=["path", "problem"], dtype=str)
 
@@ -155,6 +149,6 @@ def _problem(path):
     except ImageError as error:
         return str(error).removeprefix(f"Cannot read {path}: ")
     short, long = sorted((width, height))
-    if short < SMALLEST_SIDE or long > LARGEST_SIDE or long > LONGEST_RATIO * short:
+    if short < _SMALLEST_SIDE or long > _LARGEST_SIDE or long > _LONGEST_RATIO * short:
         return f"odd size {width}x{height}"
     return ""

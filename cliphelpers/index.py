@@ -16,13 +16,13 @@ import pandas as pd
 
 from cliphelpers.images import digests, find_images
 
-COLUMNS = ["path", "label", "split", "clip"]
-SPLIT_FOLDERS = {
+_COLUMNS = ["path", "label", "split", "clip"]
+_SPLIT_FOLDERS = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-CLIP_NAME = re.compile(r"(?:(r\d*)_)?\d+_100\.jpe?g", re.IGNORECASE)
+_CLIP_NAME = re.compile(r"(?:(r\d*)_)?\d+_100\.jpe?g", re.IGNORECASE)
 
 
 # ------------------------------------------------------------------------------- the index
@@ -56,24 +56,22 @@ def index_images(root):
     """
     root = Path(root)
     if root.is_file():
-        index = _from_manifest(root)
+        index, folder, name = _from_manifest(root), root.parent, root.resolve().stem
     elif root.is_dir():
-        index = _from_folders(root)
+        index, folder, name = _from_folders(root), root, root.resolve().name
     else:
         raise FileNotFoundError(f"There is no folder or CSV file {root}")
     untrained = sorted(set(index.label) - set(index.label[index.split == "train"]))
     if untrained and (index.split != "").any():
         raise ValueError(f"The class {untrained[0]!r} of {root} has no training pictures")
     index = index.sort_values(["label", "path"], ignore_index=True)
-    place = root.resolve()
-    name = place.stem if root.is_file() else place.name
-    index.attrs = {"root": str(root.parent if root.is_file() else root), "name": name}
+    index.attrs = {"root": str(folder), "name": name}
     return index
 
 
 def _from_folders(root):
     children = _folders(root)
-    parts = {child.name: SPLIT_FOLDERS.get(child.name.lower(), "") for child in children}
+    parts = {child.name: _SPLIT_FOLDERS.get(child.name.lower(), "") for child in children}
     if "train" in parts.values():
         if others := sorted(name for name, split in parts.items() if not split):
             warnings.warn(f"Left out, being no split of {root}: {', '.join(others)}", stacklevel=3)
@@ -82,45 +80,33 @@ def _from_folders(root):
         raise ValueError(f"{root} has a test folder but no train folder beside it")
     else:
         sources = [(root, "")]
-    rows = [
-        (path, unicodedata.normalize("NFC", folder.name), split)
-        for source, split in sources
-        for folder in _folders(source)
-        for path in _pictures(folder)
-    ]
+    rows = []
+    for source, split in sources:
+        for folder in _folders(source):
+            found, label = find_images(folder), unicodedata.normalize("NFC", folder.name)
+            rows += [(path, label, split) for path in found]
+            if not found:
+                warnings.warn(f"The class folder {folder} is empty and is left out", stacklevel=3)
     if not rows:
         raise ValueError(
             f"No pictures in {root}: expected a folder for each class, "
             "or train/ and test/ folders that hold such folders"
         )
-    index = pd.DataFrame(rows, columns=COLUMNS[:3], dtype=str)
+    index = pd.DataFrame(rows, columns=_COLUMNS[:3], dtype=str)
     return index.assign(clip=_clips(index.path))
 
 
 def _folders(folder):
-    paths = [Path(e.path) for e in _scan(folder) if not e.name.startswith(".")]
-    folders = [path for path in paths if os.path.isdir(path)]
-    for path in folders:
-        if Path(folder).resolve().is_relative_to(path.resolve()):
+    found = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    for path in found:
+        if folder.resolve().is_relative_to(path.resolve()):
             raise ValueError(f"{path} is a link to a folder that it lies in: remove it")
-    return folders
-
-
-def _scan(folder):
-    with os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
-
-
-def _pictures(folder):
-    found = find_images(folder)
-    if not found:
-        warnings.warn(f"The class folder {folder} is empty and is left out", stacklevel=5)
     return found
 
 
 def _clips(paths):
     """Fruits-360's clips: "12_100.jpg" is of clip r0, "r_12_100.jpg" of r1, "r2_…" of r2."""
-    matches = [CLIP_NAME.fullmatch(os.path.basename(path)) for path in paths]
+    matches = [_CLIP_NAME.fullmatch(os.path.basename(path)) for path in paths]
     if not all(matches):
         if sum(map(bool, matches)) > len(matches) / 2:
             odd = next(path for path, match in zip(paths, matches, strict=True) if not match)
@@ -136,11 +122,11 @@ def _from_manifest(file):
         raise ValueError(f"{file} is no CSV table in UTF-8: {error}") from error
     if missing := {"path", "label"} - set(table.columns):
         raise ValueError(f"The manifest {file} has no column {' and '.join(sorted(missing))}")
-    if unknown := set(table.columns) - set(COLUMNS):
+    if unknown := set(table.columns) - set(_COLUMNS):
         raise ValueError(
-            f"The manifest {file} has unknown columns {sorted(unknown)}: use {COLUMNS}"
+            f"The manifest {file} has unknown columns {sorted(unknown)}: use {_COLUMNS}"
         )
-    table = table.reindex(columns=COLUMNS, fill_value="")
+    table = table.reindex(columns=_COLUMNS, fill_value="")
     if table.empty:
         raise ValueError(f"The manifest {file} lists no pictures")
     for column in ("path", "label"):
@@ -149,9 +135,8 @@ def _from_manifest(file):
             raise ValueError(f"Line {line} of the manifest {file} has no {column}")
     if wrong := sorted(set(table.split) - {"", "train", "val", "test"}):
         raise ValueError(f"The manifest {file} has the split {wrong[0]!r}: use train, val or test")
-    if table.path.duplicated().any():
-        again = table.path[table.path.duplicated()].iloc[0]
-        raise ValueError(f"The manifest {file} lists {again} more than once")
+    if len(again := table.path[table.path.duplicated()]):
+        raise ValueError(f"The manifest {file} lists {again.iloc[0]} more than once")
     table["label"] = table.label.str.normalize("NFC")
     table["path"] = [str(file.parent / path) for path in table.path]
     if gone := [path for path in table.path if not os.path.isfile(path)]:
@@ -191,19 +176,17 @@ def summary(index):
     """
     copied = _copied(index)
     groups = [(split or "not stated", part) for split, part in index.groupby("split")]
-    rows = {
-        name: [
-            len(part),
-            part.label.nunique(),
-            len(set(clip_of(part))),
-            part.label.value_counts().min(),
-            copied[part.index].sum(),
-        ]
+    columns = {
+        name: {
+            "pictures": len(part),
+            "classes": part.label.nunique(),
+            "clips": len(set(clip_of(part))),
+            "pictures of the smallest class": part.label.value_counts().min(),
+            "copies of training pictures": copied[part.index].sum(),
+        }
         for name, part in [*groups, ("all", index)]
     }
-    columns = ["pictures", "classes", "clips", "pictures of the smallest class"]
-    columns += ["copies of training pictures"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return pd.DataFrame(columns).T
 
 
 def _copied(index):

@@ -1,6 +1,7 @@
 """What the notebooks' parameters can be, checked before anything is computed."""
 
 import math
+import os
 import warnings
 
 from cliphelpers.encoders.encoder import EncoderError, tokenize
@@ -13,8 +14,12 @@ class ParameterError(ValueError):
     """A value that a parameter cannot have. The message names the parameter and what it can be."""
 
 
-def _count(value):
-    return type(value) is int and value >= 1
+def _path(value):
+    return isinstance(value, (str, os.PathLike)) and os.path.exists(value)
+
+
+def _whole(value):
+    return type(value) is int and value >= 0
 
 
 def _number(value):
@@ -29,18 +34,24 @@ def _template(value):
     return isinstance(value, str) and value.count("{}") == 1
 
 
-_LISTS = {  # what the items of each list can be
-    "encoders": (_encoder, f"texts that begin with {', '.join(LOADERS)} and a colon"),
-    "splits": (lambda value: value in list(SPLITS), f"some of {', '.join(SPLITS)}"),
-    "seeds": (lambda value: type(value) is int and value >= 0, "whole numbers from 0 on"),
-    **dict.fromkeys(["shots", "sides"], (_count, "whole numbers from 1 on")),
-    **dict.fromkeys(["strengths", "alphas", "betas"], (_number, "numbers from 0 on")),
-    "templates": (_template, "texts, each with one {} where the class name goes"),
-    "interpolations": (lambda value: isinstance(value, str), "names of ways to enlarge pictures"),
-    "wise_alphas": (lambda value: _number(value) and value <= 1, "numbers from 0 to 1"),
+_COUNT = (lambda value: _whole(value) and value > 0, "a whole number from 1 on")
+_NUMBER = (_number, "a number from 0 on")
+_LISTS = {  # what each item of a list can be
+    "encoders": (_encoder, f"a text that begins with {', '.join(LOADERS)} and a colon"),
+    "splits": (lambda value: value in list(SPLITS), f"one of {', '.join(SPLITS)}"),
+    "seeds": (_whole, "a whole number from 0 on"),
+    **dict.fromkeys(["shots", "sides"], _COUNT),
+    **dict.fromkeys(["strengths", "alphas", "betas"], _NUMBER),
+    "wise_alphas": (lambda value: _number(value) and value <= 1, "a number from 0 to 1"),
+    "interpolations": (lambda value: isinstance(value, str), "the name of a way to enlarge"),
+    "templates": (_template, "a text with one {} where the class name goes"),
 }
-_COUNTS = ["train_shots", "tested", "folds", "epochs"]
-_COUNTS += ["train_frames", "test_frames", "quarter", "compared"]  # whole numbers from 1 on
+_RULES = _LISTS | {
+    "data": (_path, "a folder or CSV file that exists"),
+    **dict.fromkeys(["train_shots", "tested", "folds", "epochs", "batch"], _COUNT),
+    **dict.fromkeys(["train_frames", "test_frames", "quarter", "compared"], _COUNT),
+    **dict.fromkeys(["rate", "head_rate"], _NUMBER),
+}
 
 
 def begin(parameters):
@@ -73,26 +84,24 @@ def check_parameters(parameters):
     Raises
     ------
     ParameterError
-        A list is empty or has an impossible item, a count is none, or a prompt has more than 77
-        tokens.
+        A value is impossible, a list is empty or has an impossible item, or a prompt has more
+        than 77 tokens.
     """
-    for name in [name for name in _LISTS if name in parameters]:
-        values, (allowed, words) = parameters[name], _LISTS[name]
-        must = f"The parameter {name} must be a list of {words}"
-        if not isinstance(values, list) or not values:
-            raise ParameterError(f"{must}, not {values!r}")
-        if wrong := [value for value in values if not allowed(value)]:
-            raise ParameterError(f"{must}: {wrong[0]!r} is none")
-    for name in [name for name in _COUNTS if name in parameters]:
-        if not _count(parameters[name]):
-            raise ParameterError(
-                f"The parameter {name} must be a whole number from 1 on, not {parameters[name]!r}"
-            )
+    for name in [name for name in _RULES if name in parameters]:
+        value, (allowed, words) = parameters[name], _RULES[name]
+        must = f"The parameter {name} must be {'a list, each ' if name in _LISTS else ''}{words}"
+        if name in _LISTS and (not isinstance(value, list) or not value):
+            raise ParameterError(f"{must}, not {value!r}")
+        for item in value if name in _LISTS else [value]:
+            if not allowed(item):
+                raise ParameterError(f"{must}: {item!r} is none")
     if "templates" in parameters:
         _check_prompts(**{name: parameters[name] for name in ("data", "names", "templates")})
 
 
 def _check_prompts(data, names, templates):
+    if not (names is None or _path(names)):
+        raise ParameterError(f"The parameter names must be a CSV file that exists, not {names!r}")
     with warnings.catch_warnings():  # the notebook itself will give them
         warnings.simplefilter("ignore")
         words = prompt_names(classes(index_images(data)), names)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator, PercentFormatter
-from PIL import Image
 
 from cliphelpers.images import read_image
 
@@ -70,8 +70,7 @@ def dots(table, y, hue, title, xlabel="top-1 accuracy", lines=None):
     """
     names, hues = _values(table, y), _values(table, hue)
     height = 0.5 + len(names) * max(0.34, 0.23 * len(hues))
-    panels = _panels(table, None, height)
-    for axis, part, split in panels:
+    for axis, part, split in _panels(table, None, height):
         draw_dots(axis, part, y, hue, names, hues)
         if lines is not None:
             _upright(axis, lines[lines.split == split])
@@ -79,12 +78,9 @@ def dots(table, y, hue, title, xlabel="top-1 accuracy", lines=None):
             axis.axvline(0, color="0.35", lw=1.2, zorder=0)
         else:
             axis.set_xlim(0, max(1.04 * table.high.max(), 0.1))
-    bottom = panels[-1][0].figure
-    for axis in bottom.axes:
+        axis.set_xlabel(xlabel)
         axis.label_outer()
-        if axis.get_subplotspec().is_last_row():
-            axis.set_xlabel(xlabel)
-    return _finished(bottom, title, len(hues) > 1 or lines is not None)
+    return _finished(axis.figure, title, len(hues) > 1 or lines is not None)
 
 
 def draw_dots(axis, table, y, hue=None, names=None, hues=None):
@@ -92,10 +88,10 @@ def draw_dots(axis, table, y, hue=None, names=None, hues=None):
     names, hues = names or _values(table, y), hues or (_values(table, hue) if hue else [None])
     for number, one in enumerate(hues):
         part = table if hue is None else table[table[hue] == one]
-        if len(part):
-            places = [names.index(name) for name in part[y]]
-            places = np.array(places) + 0.8 * ((number + 0.5) / len(hues) - 0.5)
-            _dots(axis, part, places, COLOURS[number % 10], one, "os^D"[number % 4])
+        part = part.groupby(y, sort=False)[["value", "low", "high"]].mean()  # over seeds
+        places = np.array([names.index(name) for name in part.index])
+        places = places + 0.8 * ((number + 0.5) / len(hues) - 0.5)
+        _dots(axis, part, places, COLOURS[number % 10], one, "os^D"[number % 4])
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.xaxis.set_major_formatter(PercentFormatter(1))
@@ -118,9 +114,11 @@ def _upright(axis, lines):
     for number, row in enumerate(lines.itertuples()):
         style = ("--", ":", "-.")[number % 3]
         axis.axvline(row.value, color="0.35", linestyle=style, lw=1.4, label=row.encoder)
+        left = row.value > 0.5
         axis.annotate(
-            f"{row.value:.0%}", (row.value, 0.99), (3, 0), xycoords=("data", "axes fraction"),
-            textcoords="offset points", va="top", fontsize=8, color="0.35",
+            f"{row.value:.0%}", (row.value, 0.02 + 0.09 * number), (-3 if left else 3, 0),
+            xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8,
+            ha="right" if left else "left", color="0.35", path_effects=[HALO],
         )  # fmt: skip
 
 
@@ -149,9 +147,8 @@ def curves(table, x, hue, title, xlabel, row="encoder", y="value", log=True, lin
     matplotlib Figure
     """
     row, hues = None if row == hue else row, _values(table, hue)
-    panels = _panels(table, row, 2.6)
     ticks = sorted(set(table[x]))
-    for axis, part, split in panels:
+    for axis, part, split in _panels(table, row, 2.6):
         draw_lines(axis, part, x, hue, y, hues)
         if lines is not None:
             some = lines[lines.split == split]
@@ -162,12 +159,9 @@ def curves(table, x, hue, title, xlabel, row="encoder", y="value", log=True, lin
             axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axis.xaxis.set_minor_locator(NullLocator())
         axis.set_ylim(0, 1.02)
-    figure = panels[-1][0].figure
-    for axis in figure.axes:
+        axis.set_xlabel(xlabel)
         axis.label_outer()
-        if axis.get_subplotspec().is_last_row():
-            axis.set_xlabel(xlabel)
-    return _finished(figure, title, True)
+    return _finished(axis.figure, title, True)
 
 
 def draw_lines(axis, table, x, hue, y="value", hues=None):
@@ -214,7 +208,7 @@ def _finished(figure, title, legend):
         for axis in figure.axes:
             handles, labels = axis.get_legend_handles_labels()
             found |= dict(zip(labels, handles, strict=True))
-        place = {"loc": "outside lower center", "ncols": 4, "fontsize": 9}
+        place = {"loc": "outside lower center", "ncols": 3, "fontsize": 9}
         figure.legend(found.values(), found.keys(), **place)
     figure.suptitle(title, x=0.01, ha="left")
     return figure
@@ -223,13 +217,17 @@ def _finished(figure, title, legend):
 # ------------------------------------------------------------------------------- pictures
 
 
-def picture_grid(paths, captions, colours, rows, row_titles=(), title=""):
-    """Pictures in rows, each with a caption below.
+def picture_grid(pictures, captions, rows, colours=None, row_titles=(), title=""):
+    """Pictures in rows, each with a caption below and enlarged pixel by pixel.
 
     Parameters
     ----------
-    paths, captions, colours : lists, length N
+    pictures : list of str or of uint8 arrays (H, W, 3), length N
+        Paths or pixels, row by row.
+    captions : list of str, length N
     rows : int
+    colours : list, length N, optional
+        Of the captions.
     row_titles : list of str
         A line above each row.
     title : str
@@ -238,13 +236,14 @@ def picture_grid(paths, captions, colours, rows, row_titles=(), title=""):
     -------
     matplotlib Figure
     """
-    columns = -(-len(paths) // rows)
+    columns = -(-len(pictures) // rows)
     size = (WIDTH, rows * (WIDTH / columns * 0.9 + 0.55))
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for axis, path, caption, colour in zip(axes.flat, paths, captions, colours, strict=False):
-        axis.imshow(read_image(path).resize((160, 160), Image.Resampling.BICUBIC))
+    colours = colours or ["0.15"] * len(pictures)
+    for axis, picture, caption, colour in zip(axes.flat, pictures, captions, colours, strict=False):
+        axis.imshow(read_image(picture) if isinstance(picture, str) else picture)
         axis.text(
             0.5, -0.04, caption, transform=axis.transAxes, color=colour, fontsize=8.5,
             ha="center", va="top", linespacing=1.15,
@@ -270,76 +269,23 @@ def confusion_matrix(y, predicted, labels, title, most=20):
     -------
     matplotlib Figure
     """
-    classes = len(labels)
-    counts = np.bincount(y * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    shares = counts / counts.sum(1, keepdims=True).clip(1)
-    tested = np.flatnonzero(counts.sum(1))
-    shown = np.sort(tested[np.argsort(np.diag(shares)[tested], kind="stable")][:most])
-    told = np.sort(np.argsort(-counts[shown].sum(0), kind="stable")[:most])
-    matrix = counts[np.ix_(shown, told)]
-    names, columns = [labels[number] for number in shown], [labels[number] for number in told]
-    if len(told) < classes:
-        matrix = np.column_stack([matrix, counts[shown].sum(1) - matrix.sum(1)])
-        columns.append("others")
-    figure, axis = plt.subplots(figsize=(WIDTH, 1.8 + 0.3 * len(shown)))
+    names = np.asarray(labels)
+    accuracy = pd.Series(y == predicted).groupby(names[y]).mean().sort_values(kind="stable")
+    counts = pd.crosstab(names[y], names[predicted]).loc[sorted(accuracy.index[:most])]
+    told = counts.sum().sort_values(ascending=False, kind="stable").index[:most]
+    matrix = counts[sorted(told)]
+    others = counts.sum(axis=1) - matrix.sum(axis=1)
+    matrix = matrix.assign(others=others) if others.any() else matrix
+    figure, axis = plt.subplots(figsize=(WIDTH, 1.8 + 0.3 * len(matrix)))
     sns.heatmap(
-        matrix / counts[shown].sum(1, keepdims=True),
-        ax=axis,
-        annot=np.where(matrix > 0, matrix.astype(str), ""),
-        fmt="",
-        annot_kws={"fontsize": 7},
-        cmap="Blues",
-        vmin=0,
-        vmax=1,
-        linewidths=0.5,
-        xticklabels=columns,
-        yticklabels=names,
+        matrix.div(matrix.sum(axis=1), axis=0), ax=axis, cmap="Blues", vmin=0, vmax=1,
+        annot=matrix.astype(str).where(matrix > 0, ""), fmt="", annot_kws={"fontsize": 7},
+        linewidths=0.5, xticklabels=True, yticklabels=True,
         cbar_kws={"label": "share of the true class", "format": PercentFormatter(1)},
-    )
+    )  # fmt: skip
     axis.tick_params(labelsize=8)
     axis.set(xlabel="predicted", ylabel="true")
     return _finished(figure, title, False)
-
-
-def zoomed(rows, title, side=40, zoom=8):
-    """A crop of each picture at many times its size, pixel by pixel, to compare versions of it.
-
-    Parameters
-    ----------
-    rows : list of dict of str to uint8 array, shape (S, S, 3)
-        For each picture its versions, all of one size. The crop is where the last of them,
-        the original, has most detail.
-    title : str
-    side : int
-        Of the crop, in pixels.
-    zoom : int
-        Pixels of the figure, as saved, for each pixel of a picture.
-
-    Returns
-    -------
-    matplotlib Figure
-    """
-    names = list(rows[0])
-    width = len(names) * (side * zoom + 12) / SAVED_DPI
-    height = width * len(rows) / len(names) + 0.8
-    figure, axes = plt.subplots(len(rows), len(names), figsize=(width, height), squeeze=False)
-    for line, versions in zip(axes, rows, strict=True):
-        y, x = _most_detail(versions[names[-1]], side)
-        for axis, name in zip(line, names, strict=True):
-            axis.imshow(versions[name][y : y + side, x : x + side], interpolation="nearest")
-            axis.axis("off")
-    for axis, name in zip(axes[0], names, strict=True):
-        axis.set_title(name)
-    return _finished(figure, title, False)
-
-
-def _most_detail(picture, side):
-    """Top left corner of the square in which neighbouring pixels differ most."""
-    change = np.abs(np.gradient(picture.mean(2))).sum(0)
-    windows = np.lib.stride_tricks.sliding_window_view(change, (min(side, len(change)),) * 2)
-    sums = windows[::4, ::4].sum((2, 3))
-    y, x = np.unravel_index(sums.argmax(), sums.shape)
-    return 4 * y, 4 * x
 
 
 def _values(table, column):

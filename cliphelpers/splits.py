@@ -4,15 +4,13 @@ import hashlib
 import os
 import unicodedata
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
-from cliphelpers.index import classes
-
-VALIDATION = 0.2  # of the training part, where no clips exist
-TEST = 0.25  # of everything, where there is no official test part
+_VALIDATION = 0.2  # of the training part, where no clips exist
+_TEST = 0.25  # of everything, where there is no official test part
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,21 +86,18 @@ def by_clip(index, seed=0):
         No class has two clips.
     """
     clips = {label: sorted(set(group["clip"]) - {""}) for label, group in index.groupby("label")}
-    counts = [len(names) for names in clips.values() if len(names) > 1]
-    if not counts:
+    folds = min((len(names) for names in clips.values() if len(names) > 1), default=0)
+    if not folds:
         raise ValueError("No class has two clips: use the split official or random")
-    folds = min(counts)
     held = {  # the classes begin at different folds, so that the folds have about one size
-        (label, clip): (position + shift) % folds if len(names) > 1 else -1
+        (label, clip): (position + shift) % folds
         for shift, (label, names) in enumerate(clips.items())
-        for position, clip in enumerate(names)
+        for position, clip in enumerate(names if len(names) > 1 else [])
     }
     fold_of = np.array([held.get(key, -1) for key in zip(index.label, index["clip"], strict=True)])
-    result = []
-    for fold in range(folds):
-        train, val = _validation(index, np.flatnonzero(fold_of != fold), seed)
-        result.append(Fold(train, val, np.flatnonzero(fold_of == fold)))
-    return result
+    everything = np.arange(len(index))
+    tests = [np.flatnonzero(fold_of == fold) for fold in range(folds)]
+    return [Fold(*_validation(index, np.setdiff1d(everything, test), seed), test) for test in tests]
 
 
 def random(index, seed=0):
@@ -115,14 +110,14 @@ def random(index, seed=0):
     ValueError
         No class has two pictures.
     """
-    train, test = _stratified(index, np.arange(len(index)), TEST, seed)
+    everything = np.arange(len(index))
+    rest, test = _take_out(everything, _shares(index, everything, _TEST, seed))
     if not len(test):
         raise ValueError("No class has two pictures, one to learn from and one to test")
-    train, val = _validation(index, train, seed)
-    return [Fold(train, val, test)]
+    return [Fold(*_validation(index, rest, seed), test)]
 
 
-SPLITS: dict[str, Callable] = {"official": official, "by_clip": by_clip, "random": random}
+SPLITS = {"official": official, "by_clip": by_clip, "random": random}
 
 
 def make_splits(index, names, seed=0, folds=None, tested=None):
@@ -157,52 +152,54 @@ def make_splits(index, names, seed=0, folds=None, tested=None):
         except ValueError as error:
             warnings.warn(f"Without the split {name}. {error}", stacklevel=2)
     for name, parts in (made or {"random": random(index, seed)}).items():
-        made[name] = [
-            replace(
-                fold,
-                test=fold.test if tested is None else _draw_rows(index, fold.test, tested, seed),
-                split=name,
-                number=number,
-            )
-            for number, fold in enumerate(parts[:folds])
-        ]
+        made[name] = []
+        for number, fold in enumerate(parts[:folds]):
+            test = fold.test if tested is None else _draw_rows(index, fold.test, tested, seed)
+            made[name].append(replace(fold, test=test, split=name, number=number))
     return made
 
 
 def _validation(index, rows, seed):
     """Split training rows into (train, val): by clip where some class has two, else a fifth."""
-    part = index.iloc[rows]
+    part = index.iloc[rows].reset_index(drop=True)
     val = []
     for label, group in part.groupby("label"):
         clips = sorted(set(group["clip"]) - {""}, key=lambda clip: _draw(seed, label, clip))
         if len(clips) > 1:
-            val.append(rows[(part.label == label) & (part["clip"] == clips[0])])
-    if not val:
-        return _stratified(index, rows, VALIDATION, seed)
-    val = np.sort(np.concatenate(val))
-    return np.setdiff1d(rows, val), val
+            val.append(rows[group.index[group["clip"] == clips[0]]])
+    return _take_out(rows, val or _shares(index, rows, _VALIDATION, seed))
 
 
-def _stratified(index, rows, fraction, seed):
-    """Split rows into (kept, taken): of n pictures a class, round(n * fraction), at least one
-    where there are two or more, are taken."""
-    taken = []
-    for _, members in _ranked(index.iloc[rows], seed):
-        count = min(max(round(len(members) * fraction), 1), len(members) - 1)
-        taken.append(rows[members[:count]])
-    taken = np.sort(np.concatenate(taken))
+def _take_out(rows, parts):
+    """Split rows into (those that are left, those of the parts), sorted."""
+    taken = np.sort(np.concatenate(parts))
     return np.setdiff1d(rows, taken), taken
 
 
-def _ranked(index, seed):
-    """For each label its row positions in a random order that is the same on every machine."""
+def _shares(index, rows, fraction, seed):
+    """Of n rows a class, round(n * fraction), at least one where there are two or more."""
+    shares = []
+    for members in _ranked(index, rows, seed):
+        count = min(max(round(len(members) * fraction), 1), len(members) - 1)
+        shares.append(members[:count])
+    return shares
+
+
+def _ranked(index, rows, seed):
+    """For each class its rows in a random order that is the same on every machine."""
     root = index.attrs.get("root", "") + os.sep
-    rows = {label: [] for label in classes(index)}
-    for row, (label, path) in enumerate(zip(index.label, index.path, strict=True)):
-        name = path.removeprefix(root).replace(os.sep, "/")
-        rows[label].append((_draw(seed, label, name), row))
-    for label, drawn in rows.items():
-        yield label, np.array([row for _, row in sorted(drawn)])
+    pictures = tuple(index.label.tolist()), tuple(index.path.tolist())
+    order = rows[_places(seed, root, *pictures)[rows].argsort()]
+    classes = index.iloc[order].groupby("label").indices
+    return [order[members] for members in classes.values()]
+
+
+@lru_cache(maxsize=16)  # an index is drawn from again for every fold and k
+def _places(seed, root, labels, paths):
+    """The place of each picture in a random order of all: int array, shape (N,)."""
+    names = [path.removeprefix(root).replace(os.sep, "/") for path in paths]
+    draws = [_draw(seed, *words) for words in zip(labels, names, strict=True)]
+    return np.argsort(np.argsort(draws, kind="stable"))
 
 
 def _draw(seed, *words):
@@ -231,12 +228,8 @@ def few_shot(index, k, seed=0):
     short : dict of str to int
         The classes with fewer than k pictures and how many they gave.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1 picture a class, not {k}")
-    ranked = dict(_ranked(index, seed))
-    drawn = [row for members in ranked.values() for row in members[:k]]
-    rows = np.array(sorted(drawn), dtype=int)
-    return rows, {label: len(members) for label, members in ranked.items() if len(members) < k}
+    sizes = index.label.value_counts().sort_index()
+    return _draw_rows(index, np.arange(len(index)), k, seed), sizes[sizes < k].to_dict()
 
 
 def few_shot_fold(index, fold, k, seed=0, refit=True):
@@ -266,4 +259,7 @@ def few_shot_fold(index, fold, k, seed=0, refit=True):
 
 
 def _draw_rows(index, rows, k, seed):
-    return rows[few_shot(index.iloc[rows], k, seed)[0]]
+    if k < 1:
+        raise ValueError(f"k must be at least 1 picture a class, not {k}")
+    drawn = [row for members in _ranked(index, rows, seed) for row in members[:k]]
+    return np.array(sorted(drawn), dtype=int)

@@ -5,10 +5,9 @@ adversarial network, 2017, figure 4. Its output is computed once a picture and k
 """
 
 import io
-import re
 from collections import OrderedDict
 from contextlib import nullcontext
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from threading import Lock
@@ -21,20 +20,20 @@ from torch.nn import functional
 from torchvision.transforms.functional import normalize
 
 from cliphelpers.cache import kept
-from cliphelpers.encoders.encoder import EncoderError, default_device, fingerprint
+from cliphelpers.encoders.encoder import EncoderError, default_device, fingerprint, freeze
 from cliphelpers.encoders.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from cliphelpers.encoders.weights import brief, read_state
+from cliphelpers.encoders.weights import explained, read_state
 
 WEIGHTS = Path(__file__).parents[1] / "data" / "weights" / "srgan-generator.safetensors"
 SCALE = 4
 _CHANNELS = 64
-_EPS, _STUDY_EPS = 1e-5, 0.8  # of batch norm
-_STUDY_BLOCK = ("conv1", "bn1", "prelu", "conv2", "bn2")
-_STUDY_LAYERS = {
-    "conv1.0": "conv_in", "conv1.1": "prelu_in", "conv2.0": "conv_mid", "conv2.1": "bn_mid",
-    "upsampling.0": "up.0.conv", "upsampling.1": "up.0.bn", "upsampling.3": "up.0.prelu",
-    "upsampling.4": "up.1.conv", "upsampling.5": "up.1.bn", "upsampling.7": "up.1.prelu",
-    "conv3.0": "conv_out",
+_STUDY_NAMES = {  # of layers, in the study's files and here
+    "res_blocks.": "blocks.", ".conv_block.0.": ".conv1.", ".conv_block.1.": ".bn1.",
+    ".conv_block.2.": ".prelu.", ".conv_block.3.": ".conv2.", ".conv_block.4.": ".bn2.",
+    "conv1.0.": "conv_in.", "conv1.1.": "prelu_in.", "conv2.0.": "conv_mid.",
+    "conv2.1.": "bn_mid.", "conv3.0.": "conv_out.", "upsampling.0.": "up.0.conv.",
+    "upsampling.1.": "up.0.bn.", "upsampling.3.": "up.0.prelu.", "upsampling.4.": "up.1.conv.",
+    "upsampling.5.": "up.1.bn.", "upsampling.7.": "up.1.prelu.",
 }  # fmt: skip
 _TILE = 128  # pixels of the input, without the margins
 _TURN = Lock()  # on a GPU one picture after the other, whichever thread asks
@@ -72,7 +71,7 @@ class Generator(nn.Module):
 
     def __init__(self, blocks=16, slopes=_CHANNELS, study=False):
         super().__init__()
-        eps = _STUDY_EPS if study else _EPS
+        eps = 0.8 if study else 1e-5
         self.study = study
         self.conv_in = nn.Conv2d(3, _CHANNELS, 9, padding=4)
         self.prelu_in = nn.PReLU(slopes)
@@ -108,39 +107,34 @@ class Generator(nn.Module):
         """SHA-256 of architecture and weights."""
         return fingerprint(self)
 
-    def enlarge(self, pictures):
-        """Pictures four times larger, kept on disk under their content and the weights.
+    def enlarge(self, picture):
+        """Four times larger, kept on disk under the picture's content and the weights.
 
         Parameters
         ----------
-        pictures : list of PIL.Image.Image
-            RGB, of any sizes.
+        picture : PIL.Image.Image
+            RGB.
 
         Returns
         -------
-        list of PIL.Image.Image
-            What is on disk is read and the rest computed; each is kept once it is done.
+        PIL.Image.Image
         """
-        folder, large = f"srgan/{self.fingerprint[:32]}", []
-        for picture in pictures:
-            array = np.array(picture)
-            compute = partial(_compressed, self, array)
-            png = kept(folder, (array,), compute)["png"]
-            large.append(Image.open(io.BytesIO(png)).convert("RGB"))
-        return large
+        array = np.array(picture)
+
+        def compute():
+            png = io.BytesIO()
+            Image.fromarray(upscale(self, array)).save(png, "PNG", compress_level=1)
+            return {"png": np.frombuffer(png.getvalue(), np.uint8)}
+
+        png = kept(f"srgan/{self.fingerprint[:32]}", (array,), compute)["png"]
+        return Image.open(io.BytesIO(png)).convert("RGB")
 
 
 def _doubling(slopes, eps, study):
-    layers = [("conv", nn.Conv2d(_CHANNELS, 4 * _CHANNELS, 3, padding=1))]
-    layers += [("bn", nn.BatchNorm2d(4 * _CHANNELS, eps))] if study else []
-    layers += [("shuffle", nn.PixelShuffle(2)), ("prelu", nn.PReLU(slopes))]
+    norm = {"bn": nn.BatchNorm2d(4 * _CHANNELS, eps)} if study else {}
+    layers = {"conv": nn.Conv2d(_CHANNELS, 4 * _CHANNELS, 3, padding=1), **norm}
+    layers |= {"shuffle": nn.PixelShuffle(2), "prelu": nn.PReLU(slopes)}
     return nn.Sequential(OrderedDict(layers))
-
-
-def _compressed(generator, picture):
-    buffer = io.BytesIO()
-    Image.fromarray(upscale(generator, picture)).save(buffer, "PNG", compress_level=1)
-    return {"png": np.frombuffer(buffer.getvalue(), np.uint8)}
 
 
 # ------------------------------------------------------------------------------- computing
@@ -212,23 +206,18 @@ def load_generator(file=WEIGHTS, device=None):
         raise EncoderError(f"{file} is a file of Keras: convert it with python {recipe}")
     state = read_state(file)
     study = "conv1.0.weight" in state
-    state = {_renamed(key): value for key, value in state.items()} if study else state
+    state = {_renamed(key): value for key, value in state.items()}
     blocks = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
     slopes = state.get("prelu_in.weight", torch.zeros(1)).numel()
     generator = Generator(blocks, slopes, study)
-    try:
+    with explained(f"{file} holds no SRGAN generator"):
         generator.load_state_dict(state)
-    except RuntimeError as error:
-        raise EncoderError(f"{file} holds no SRGAN generator: {brief(error)}") from error
-    if not all(value.isfinite().all() for value in generator.state_dict().values()):
-        raise EncoderError(f"The weights in {file} are not finite numbers")
-    generator.eval().requires_grad_(False)
-    return generator.to(device or default_device(), memory_format=torch.channels_last)
+    freeze(generator, file, device or default_device())
+    return generator.to(memory_format=torch.channels_last)
 
 
 def _renamed(key):
-    """A key of the study's layout in ours."""
-    layer, _, name = key.rpartition(".")
-    if found := re.fullmatch(r"res_blocks\.(\d+)\.conv_block\.([0-4])", layer):
-        layer = f"blocks.{found[1]}.{_STUDY_BLOCK[int(found[2])]}"
-    return f"{_STUDY_LAYERS.get(layer, layer)}.{name}"
+    """A key of the study's layout in ours; one of ours stays."""
+    for study, ours in _STUDY_NAMES.items():
+        key = key.replace(study, ours)
+    return key

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,26 +21,9 @@ from cliphelpers.index import clip_of, targets
 from cliphelpers.parallel import in_parallel
 from cliphelpers.splits import few_shot_fold, test_rows
 
-COLUMNS = [
-    "experiment", "dataset", "split", "encoder", "features", "method", "shots", "seed",
-    "metric", "value", "low", "high", "n",
-]  # fmt: skip
+WHERE = ["split", "encoder", "features", "method", "shots", "seed"]  # what an answer is to
+COLUMNS = ["experiment", "dataset", *WHERE, "metric", "value", "low", "high", "n"]
 CURVE_COLUMNS = [*COLUMNS[:8], "fold", "chosen", "epoch", "part", "loss", "accuracy"]
-
-
-class Where(NamedTuple):
-    """What an answer is to: the columns of its row."""
-
-    split: str
-    encoder: str
-    features: str
-    method: str
-    shots: int | None
-    seed: int | None
-
-    def matches(self, wanted):
-        """Whether it has these values, a dict of column to value."""
-        return all(getattr(self, column) == value for column, value in wanted.items())
 
 
 @dataclass
@@ -111,7 +93,7 @@ class Study:
         self.name, self.index, self.splits = name, index, splits
         self.top, self.names, self.y = top, names, targets(index)
         self._groups = np.unique(clip_of(index), return_inverse=True)[1]  # numbers sort faster
-        self._asked, self._drawn, self._parts, self._answers, self._rows = [], {}, {}, {}, []
+        self._asked, self._drawn, self._parts, self._answers, self._rows = [], {}, {}, [], []
 
     def rows(self, split):
         """Positions of the test pictures of a split, one fold after the other: int (M,)."""
@@ -192,32 +174,29 @@ class Study:
 
     def _note(self, question, arrays):
         """Add the answers on one fold; once all folds of its split are there, the rows."""
-        encoder, folds = question.encoder, question.folds
-        for place, fold in enumerate(folds[:1] if question.average else folds):
-            drawn = slice(None) if question.average else slice(place, place + 1)
-            predicted = arrays["predicted"][drawn]
-            seed = None if question.average else fold.seed
-            at = encoder.name, encoder.features, question.method, fold.shots, seed
-            where = Where(fold.split, *at)
-            right = (predicted == self.y[fold.test]).mean(0)
+        encoder, folds, all_scores = question.encoder, question.folds, arrays.get("scores")
+        drawn = [folds] if question.average else [[fold] for fold in folds]
+        for some, told in zip(drawn, np.split(arrays["predicted"], len(drawn)), strict=True):
+            fold, seed = some[0], None if question.average else some[0].seed
+            where = (fold.split, encoder.name, encoder.features, question.method, fold.shots, seed)
             parts = self._parts.setdefault(where, {})
-            parts[fold.number] = (fold.test, right, predicted[0], arrays.get("scores"))
+            right = (told == self.y[fold.test]).mean(0)
+            parts[fold.number] = (fold.test, right, told[0], all_scores)
             if len(parts) == len(self.splits[fold.split]):
                 self._complete(where, [part for _, part in sorted(self._parts.pop(where).items())])
 
     def _complete(self, where, parts):
         rows, right, predicted, scores = zip(*parts, strict=True)
         rows, right, predicted = map(np.concatenate, (rows, right, predicted))
+        y, where = self.y[rows], dict(zip(WHERE, where, strict=True))
         scores = None if scores[0] is None else np.concatenate(scores)
-        y = self.y[rows]
-        self._answers[where] = Answers(rows, y, right, predicted, scores)
-        self.add("top-1", right, rows, **where._asdict())
+        self._answers.append((where, Answers(rows, y, right, predicted, scores)))
+        self.add("top-1", right, rows, **where)
         if scores is not None:
             for k in self.top[1:]:
-                self.add(f"top-{k}", top_k(scores, y, k), rows, **where._asdict())
+                self.add(f"top-{k}", top_k(scores, y, k), rows, **where)
             if self.names is not None:
-                same = by_name(scores, y, self.names)
-                self.add("top-1 by name", same, rows, **where._asdict())
+                self.add("top-1 by name", by_name(scores, y, self.names), rows, **where)
 
     def answers(self, **where):
         """The answers to one question.
@@ -236,7 +215,7 @@ class Study:
         KeyError
             There is none, or there are several.
         """
-        found = [answers for at, answers in self._answers.items() if at.matches(where)]
+        found = [answers for at, answers in self._answers if where.items() <= at.items()]
         if len(found) != 1:
             raise KeyError(f"{len(found)} answers of {self.name} are to {where}")
         return found[0]
@@ -259,8 +238,8 @@ class Study:
         TypeError
             There is no such column.
         """
-        if unknown := set(where) - set(Where._fields):
-            raise TypeError(f"No column {unknown.pop()!r} in results: use some of {Where._fields}")
+        if unknown := set(where) - set(WHERE):
+            raise TypeError(f"No column {unknown.pop()!r} in results: use some of {WHERE}")
         mean, low, high = bootstrap(values, self._groups[rows])
         here = {"experiment": self.name, "dataset": self.index.attrs["name"], "metric": metric}
         row = {"value": mean, "low": low, "high": high, "n": len(values)}
@@ -282,11 +261,12 @@ class Study:
         """
         free = [column, "features"] if column == "encoder" else [column]
         for first, second in combinations(values, 2):
-            for at in [at for at in self._answers if at.matches({**where, column: first})]:
-                same = {k: v for k, v in at._asdict().items() if k not in free}
-                one, other = self._answers[at], self.answers(**same, **{column: second})
+            wanted = where | {column: first}
+            for at, one in [pair for pair in self._answers if wanted.items() <= pair[0].items()]:
+                same = {key: value for key, value in at.items() if key not in free}
+                less = one.right - self.answers(**same, **{column: second}).right
                 row = same | {column: name or f"{first} − {second}"}
-                self.add("top-1 difference", one.right - other.right, one.rows, **row)
+                self.add("top-1 difference", less, one.rows, **row)
 
     def table(self, **where):
         """The results as tidy rows, those that match ``where``: DataFrame.

@@ -10,12 +10,13 @@ from scipy.ndimage import laplace
 from skimage.color import rgb2gray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from cliphelpers.encoders import EncoderError, Preprocess
+from cliphelpers.encoders.encoder import EncoderError
+from cliphelpers.encoders.preprocess import Preprocess
 from cliphelpers.images import read_image
 from cliphelpers.parallel import in_parallel
 from cliphelpers.srgan import SCALE, WEIGHTS, load_generator
 
-INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
+_INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 
 
 def upsampled(preprocess, method, shrink=None):
@@ -42,11 +43,11 @@ def upsampled(preprocess, method, shrink=None):
     EncoderError
         Unknown method, or no such weights.
     """
-    if method in INTERPOLATIONS:
+    if method in _INTERPOLATIONS:
         return replace(preprocess, interpolation=method, shrink=shrink, generator=None)
     name, _, file = method.partition("@")
     if name != "srgan":
-        known = ", ".join([*INTERPOLATIONS, "srgan", "srgan@FILE"])
+        known = ", ".join([*_INTERPOLATIONS, "srgan", "srgan@FILE"])
         raise EncoderError(f"Unknown upsampling {method!r}: use {known}")
     path = Path(file or WEIGHTS)
     generator = _shared(path, path.stat().st_mtime_ns if path.is_file() else None)

@@ -1,5 +1,7 @@
 """Small fixtures that several test files share."""
 
+import multiprocessing
+
 import clip
 import numpy as np
 import pytest
@@ -23,6 +25,15 @@ def draw(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def forkserver():
+    """A multiprocessing context: its processes are forked from one that has imported it all."""
+    context = multiprocessing.get_context("forkserver")
+    modules = ["pytest", "nbformat", "psutil", "cliphelpers.finetuning.training"]
+    context.set_forkserver_preload([*modules, "cliphelpers.srgan", "cliphelpers.command.run"])
+    return context
 
 
 def _shape(shape, colour, place, size, rng):

@@ -29,7 +29,8 @@ SCREENSHOT = os.environ.get("CLIPHELPERS_SCREENSHOT")
 SECONDS = 1000  # Playwright counts milliseconds
 PATIENCE = 240 * SECONDS
 CAPTION = r"[✓✗] .+\n\(.+\)\n\d+%"  # Predicted (True) confidence
-CHANGED = """before => [...document.querySelectorAll(".widget-html-content")].every(
+PAGE = ".jp-RenderedHTML > div"
+CHANGED = f"""before => [...document.querySelectorAll("{PAGE}")].every(
     html => html.innerText != before)"""
 WRONG_KERNEL = {"argv": ["false"], "display_name": "Python 3 (ipykernel)", "language": "python"}
 NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}  # JupyterLab asks a new user
@@ -137,7 +138,7 @@ def test_a_slider_and_a_prompt_change_what_is_seen(page):
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     captions = page.locator("figcaption")
-    verdict = page.locator(".widget-html-content", has_text="mean confidence")
+    verdict = page.locator(PAGE, has_text="mean confidence")
     failed = page.locator('[data-mime-type="application/vnd.jupyter.error"]')
     captions.or_(failed).first.wait_for()
     assert failed.all_inner_texts() == []
@@ -163,7 +164,7 @@ def test_a_slider_and_a_prompt_change_what_is_seen(page):
     change = float(other["change"].replace("±", "").replace("\N{MINUS SIGN}", "-").split()[0])
     assert change == pytest.approx(other["accuracy"] - before["accuracy"], abs=0.11)
     if SCREENSHOT:
-        page.locator(".jp-OutputArea-output", has=captions).screenshot(path=SCREENSHOT)
+        page.locator(".jp-OutputArea-output", has=captions).first.screenshot(path=SCREENSHOT)
 
     prompt.fill("no name in it")
     prompt.press("Enter")

@@ -1,5 +1,7 @@
 """cliphelpers.classifiers against scikit-learn, CLIP's own procedure and formulas by hand."""
 
+from dataclasses import replace
+
 import clip
 import numpy as np
 import pytest
@@ -9,18 +11,17 @@ from sklearn import linear_model
 from sklearn.preprocessing import StandardScaler
 
 from cliphelpers.classifiers import (
+    Linear,
     Logistic,
     NearestMean,
     Ridge,
     TipAdapter,
     fit_chosen,
-    fold_scores,
-    normalize,
     text_weights,
 )
-from cliphelpers.data import Fold
-from cliphelpers.data import test_rows as rows_of_tests
-from cliphelpers.encoders import load_encoder
+from cliphelpers.encoders.encoder import normalize
+from cliphelpers.encoders.load import load_encoder
+from cliphelpers.splits import Fold
 
 STRENGTHS = [1e-3, 10.0, 0.1, 1.0, 1e-2]  # in no order
 
@@ -55,9 +56,12 @@ def test_ridge_equals_scikit_learn(train, test):
     X, y = train
     Z, Z_test = standardised(X, test)
     ours = Ridge(STRENGTHS).fit(X, y, 4)
-    for strength, coef, scores in zip(STRENGTHS, ours.coef_, ours.scores(test), strict=True):
+    heads = zip(STRENGTHS, ours.heads_, ours.scores(test), strict=True)
+    for strength, (coef, _), scores in heads:
         reference = linear_model.Ridge(alpha=len(X) * strength).fit(Z, np.eye(4)[y])
-        np.testing.assert_allclose(coef, reference.coef_.T, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(
+            coef * X.std(0)[:, None], reference.coef_.T, rtol=1e-3, atol=1e-5
+        )
         np.testing.assert_allclose(scores, reference.predict(Z_test), atol=2e-4)
     assert ours.scores(test).dtype == np.float32
 
@@ -75,8 +79,8 @@ def test_logistic_equals_scikit_learn(classes, test):
     X, y = problem(classes=classes)
     Z, Z_test = standardised(X, test)
     ours = Logistic(STRENGTHS, tolerance=1e-10).fit(X, y, classes)
-    results = zip(STRENGTHS, ours.coef_, ours.scores(test), strict=True)
-    for strength, coef, scores in results:
+    results = zip(STRENGTHS, ours.heads_, ours.scores(test), strict=True)
+    for strength, (coef, _), scores in results:
         # Of two classes scikit-learn has the difference w of both vectors, which are +w/2 and
         # -w/2 here: their penalty is half of its own.
         C = (2 if classes == 2 else 1) / (len(X) * strength)
@@ -112,8 +116,9 @@ def prior():
 def test_a_huge_strength_leaves_the_prior_and_a_bias(train, prior):
     X, y = normalize(train[0]), train[1]
     ours = Logistic([1e5], prior=prior, tolerance=1e-10).fit(X, y, 4)
-    np.testing.assert_allclose(ours.coef_[0], prior, atol=1e-4)
-    np.testing.assert_allclose(ours.scores(X)[0], X @ prior + ours.bias_[0], atol=1e-4)
+    coef, bias = ours.heads_[0]
+    np.testing.assert_allclose(coef, prior, atol=1e-4)
+    np.testing.assert_allclose(ours.scores(X)[0], X @ prior + bias, atol=1e-4)
 
 
 @pytest.mark.parametrize("strength", [0.3, 0.01])
@@ -135,10 +140,11 @@ def test_a_penalty_that_pulls_to_the_prior_by_another_optimiser(train, prior, st
     assert W.grad.abs().max() < 1e-8
     ours = Logistic([strength], prior=prior, tolerance=1e-10)
     ours.fit(normalize(train[0]), train[1], 4)
-    np.testing.assert_allclose(ours.coef_[0], W.detach(), atol=2e-3)
-    same = ours.bias_[0] - ours.bias_[0].mean()  # what all classes share decides nothing
+    coef, bias = ours.heads_[0]
+    np.testing.assert_allclose(coef, W.detach(), atol=2e-3)
+    same = bias - bias.mean()  # what all classes share decides nothing
     np.testing.assert_allclose(same, b.detach() - b.detach().mean(), atol=2e-3)
-    assert np.abs(ours.coef_[0] - prior).max() > 0.02
+    assert np.abs(coef - prior).max() > 0.02
 
 
 @pytest.mark.parametrize("make", [Ridge, Logistic])
@@ -244,6 +250,8 @@ def test_faulty_templates(templates, message):
 class Remembering:
     """Candidates are tables of answers; notes which rows it was fitted on."""
 
+    learns = True
+
     def __init__(self, *candidates):
         self.candidates = list(candidates)
 
@@ -265,7 +273,7 @@ FOLD = Fold(train=np.array([0, 1]), val=np.array([2, 3]), test=np.array([4, 5]))
 def test_validation_chooses_though_the_test_would_choose_otherwise():
     bad, good_on_test, good_on_val = [1, 0, 1, 0, 1, 0], [0, 1, 1, 1, 0, 1], [0, 1, 0, 1, 1, 0]
     classifier = Remembering(bad, good_on_test, good_on_val)
-    chosen = fit_chosen(classifier, ROWS, Y, FOLD.train, FOLD.val, FOLD.fit)
+    chosen = fit_chosen(classifier, ROWS, Y, FOLD)
     assert chosen.candidates == [good_on_val]
     assert chosen.rows_ == [0, 1, 2, 3]  # fitted again on both parts, never on the test
     assert len(classifier.candidates) == 3 and not hasattr(classifier, "rows_")
@@ -274,12 +282,12 @@ def test_validation_chooses_though_the_test_would_choose_otherwise():
 def test_of_equal_candidates_the_first_is_chosen():
     half, other_half = [0, 0, 0, 0, 1, 1], [1, 1, 1, 1, 0, 1]
     for candidates in ([half, other_half], [other_half, half]):
-        chosen = fit_chosen(Remembering(*candidates), ROWS, Y, FOLD.train, FOLD.val, FOLD.fit)
+        chosen = fit_chosen(Remembering(*candidates), ROWS, Y, FOLD)
         assert chosen.candidates == [candidates[0]]
 
 
 def test_without_validation_pictures_the_first_is_chosen():
-    chosen = fit_chosen(Remembering([1] * 6, Y), ROWS, Y, FOLD.fit, np.array([], int), FOLD.fit)
+    chosen = fit_chosen(Remembering([1] * 6, Y), ROWS, Y, replace(FOLD, val=np.array([], int)))
     assert chosen.candidates == [[1] * 6] and chosen.rows_ == [0, 1, 2, 3]
 
 
@@ -292,27 +300,28 @@ def test_the_chosen_strength_is_that_of_trying_each(make):
     tried = [make([s]).fit(X[train], y[train], 4).scores(X[val])[0].argmax(1) for s in strengths]
     accuracies = [np.mean(predicted == y[val]) for predicted in tried]
     assert len(set(accuracies)) > 1
-    chosen = fit_chosen(make(strengths), X, y, train, val, fit)
+    chosen = fit_chosen(make(strengths), X, y, Fold(train, val, test, fit))
     assert chosen.candidates == [strengths[int(np.argmax(accuracies))]]
     expected = make(chosen.candidates).fit(X[fit], y[fit], 4).scores(X[test])
     np.testing.assert_allclose(chosen.scores(X[test]), expected)
 
 
-def test_scores_of_folds_stand_in_the_order_of_their_test_pictures():
-    X, y = problem(n=60, noise=0)
-    order = np.random.default_rng(0).permutation(60)
-    folds = []
-    for test in np.split(order, 3):
-        rest = np.setdiff1d(order, test)
-        folds.append(Fold(rest[:25], rest[25:], test))
-    scores = fold_scores(NearestMean(), X, y, folds)
-    assert scores.shape == (60, 4)
-    assert (scores.argmax(1) == y[rows_of_tests(folds)]).all()
-    last = NearestMean().fit(X[folds[2].fit], y[folds[2].fit], 4).scores(X[folds[2].test])[0]
-    np.testing.assert_array_equal(scores[40:], last)
+def test_what_learns_nothing_is_chosen_on_all_training_pictures_and_stays():
+    bad, good = (np.array([[-1.0], [1.0]]).T, 0), (np.array([[1.0], [-1.0]]).T, 0)
+    X = np.array([[1.0], [-1], [-1], [1], [1], [-1]], np.float32)  # validation alone would err
+    chosen = fit_chosen(Linear(bad, good), X, Y, replace(FOLD, val=FOLD.val[:0], fit=FOLD.train))
+    assert chosen.candidates == [good]
+    np.testing.assert_array_equal(chosen.scores(X)[0], X @ good[0])
 
 
-# ------------------------------------------------------------------------------- in parallel
+def test_heads_that_are_known_need_no_fit():
+    W, b = np.eye(3, 2, dtype=np.float32), np.array([0.5, -1], np.float32)
+    X = np.arange(6, dtype=np.float32).reshape(2, 3)
+    scores = Linear((W, b), (2 * W, 0)).scores(X)
+    np.testing.assert_allclose(scores, [[[0.5, 0], [3.5, 3]], [[0, 2], [6, 8]]])
+
+
+# ------------------------------------------------------------------------------- tiny features
 
 
 @pytest.mark.parametrize("make", [Ridge, Logistic])

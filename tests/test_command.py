@@ -100,12 +100,12 @@ def test_without_a_checkout_there_are_no_notebooks(tmp_path, monkeypatch):
     [
         (["04"], "There is no notebook '04': did you mean"),
         (["-p", "raet", "1"], " has 'raet': did you mean rate?"),
-        (["-p", "seeds", "3"], "seeds must be a list such as [0], not 3"),
-        (["-p", "rate", "fast"], "rate must be a float such as 0.5, not 'fast'"),
-        (["-p", "data", "7"], "data must be a str such as '.', not 7"),
-        (["--data", "absent"], "There is no folder or CSV file absent, the data of 01_first"),
-        (["-p", "data", ""], "There is no folder or CSV file ., the data of 01_first"),
-        (["-p", "data", "words.csv"], "folder or CSV file words.csv, the data of 01_first"),
+        (["-p", "seeds", "3"], "seeds must be a list, each a whole number from 0 on, not 3"),
+        (["-p", "rate", "fast"], "rate must be a number from 0 on: 'fast' is none"),
+        (["-p", "data", "7"], "data must be a folder or CSV file that exists: 7 is none"),
+        (["--data", "absent"], "data must be a folder or CSV file that exists: 'absent' is none"),
+        (["-p", "data", ""], "data must be a folder or CSV file that exists: '' is none"),
+        (["-p", "data", "words.csv"], "or CSV file that exists: 'words.csv' is none"),
     ],
 )
 def test_faulty_arguments_are_refused_before_anything_runs(notebooks, capsys, arguments, message):
@@ -114,6 +114,39 @@ def test_faulty_arguments_are_refused_before_anything_runs(notebooks, capsys, ar
     error = capsys.readouterr().err
     assert error.startswith("cliphelpers: ") and message in error and error.count("\n") == 1
     assert sorted(notebooks.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rnu"], "No such command 'rnu'"),
+        (["run", "--date", "x"], "No such option"),
+        (["run", "-p", "seeds"], "Option '-p' requires 2 arguments"),
+        (["compare"], "Missing argument 'RUNS...'"),
+        (["download", "fruits"], "'fruits' is not 'fruits-360'"),
+    ],
+)
+def test_arguments_that_the_command_does_not_have(capsys, arguments, message):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_who_stops_it_is_shown_no_traceback(monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run", stop)
+    assert main(["run", "01"]) == 1
+    assert capsys.readouterr().err.strip() == "cliphelpers: stopped"
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "check", "download"])
+def test_help_says_what_each_command_does(capsys, command):
+    assert main(["--help"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if f"  {command}  " in line]
+    assert main([command, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert line.partition(f"  {command}  ")[2].strip().rstrip(".") in text
 
 
 @pytest.mark.parametrize(
@@ -140,8 +173,10 @@ def test_values_are_literals_or_texts(text, value):
 
 def test_a_run_and_its_failure(notebooks, tmp_path, capsys):
     (tmp_path / "my data").mkdir()
-    (tmp_path / "w.pt").touch()
-    encoders = "['clip:w.pt', 'timm:x@w.pt', 'clip:RN50', 'module:w.pt', 'timm:x@gone.pt']"
+    (tmp_path / "RN50").mkdir()  # such as an earlier --output
+    for name in ("w.pt", "e.py"):
+        (tmp_path / name).touch()
+    encoders = "['clip:w.pt', 'timm:x@w.pt', 'clip:RN50', 'module:e.py@w.pt', 'timm:x@gone.pt']"
     arguments = ["--data", "my data", "-p", "encoders", encoders, "-p", "rate", "1"]
     status = main(["run", *arguments, "--output", "out ü"])
     out, error = tmp_path / "out ü", capsys.readouterr().err
@@ -159,8 +194,9 @@ def test_a_run_and_its_failure(notebooks, tmp_path, capsys):
     assert any(o.get("ename") == "ZeroDivisionError" for c in executed.cells
                for o in c.get("outputs", []))  # fmt: skip
 
-    w = tmp_path / "w.pt"  # what exists from here is absolute, the rest as it was
-    absolute = [f"clip:{w}", f"timm:x@{w}", "clip:RN50", f"module:{w}", "timm:x@gone.pt"]
+    w = tmp_path / "w.pt"  # files that exist from here are absolute, the rest as it was
+    absolute = [f"clip:{w}", f"timm:x@{w}", "clip:RN50", f"module:{tmp_path / 'e.py'}@{w}"]
+    absolute += ["timm:x@gone.pt"]
     seen = (out / "results" / "first.txt").read_text()
     assert seen == repr((str(tmp_path / "my data"), absolute, 1))
 
@@ -238,39 +274,44 @@ interpolations = ["bicubic"]
 wise_alphas = [0.0, 1.0]
 epochs = 2
 tested = 3
+batch = 16
+head_rate = 1e-3
 """
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("shots", [1, 0], "shots must be a list of whole numbers from 1 on: 0 is none"),
-        ("shots", [1.5], "shots must be a list of whole numbers from 1 on: 1.5 is none"),
-        ("shots", [], "shots must be a list of whole numbers from 1 on, not []"),
-        ("seeds", [-1], "seeds must be a list of whole numbers from 0 on: -1 is none"),
-        ("seeds", [False], "seeds must be a list of whole numbers from 0 on: False is none"),
-        ("seeds", ["a"], "seeds must be a list of whole numbers from 0 on: 'a' is none"),
-        ("strengths", [0.1, -0.1], "strengths must be a list of numbers from 0 on: -0.1 is none"),
-        ("strengths", ["strong"], "strengths must be a list of numbers from 0 on: 'strong' is"),
-        ("alphas", [True], "alphas must be a list of numbers from 0 on: True is none"),
-        ("betas", [-3], "betas must be a list of numbers from 0 on: -3 is none"),
-        ("wise_alphas", [0.5, 1.5], "wise_alphas must be a list of numbers from 0 to 1: 1.5 is n"),
-        ("sides", [0], "sides must be a list of whole numbers from 1 on: 0 is none"),
-        ("interpolations", [2], "interpolations must be a list of names of ways to enlarge pict"),
-        ("epochs", 0, "epochs must be a whole number from 1 on, not 0"),
-        ("tested", True, "tested must be a whole number from 1 on, not True"),
-        ("templates", [""], "each with one {} where the class name goes: '' is none"),
-        ("templates", ["a photo."], "each with one {} where the class name goes: 'a photo.' is"),
-        ("templates", ["{} {}"], "each with one {} where the class name goes: '{} {}' is none"),
-        ("templates", [], "templates must be a list of texts, each with one {} where the class n"),
+        ("shots", [1, 0], "shots must be a list, each a whole number from 1 on: 0 is none"),
+        ("shots", [1.5], "shots must be a list, each a whole number from 1 on: 1.5 is none"),
+        ("shots", [], "shots must be a list, each a whole number from 1 on, not []"),
+        ("seeds", [-1], "seeds must be a list, each a whole number from 0 on: -1 is none"),
+        ("seeds", [False], "seeds must be a list, each a whole number from 0 on: False is n"),
+        ("seeds", ["a"], "seeds must be a list, each a whole number from 0 on: 'a' is none"),
+        ("strengths", [0.1, -0.1], "strengths must be a list, each a number from 0 on: -0.1 is"),
+        ("strengths", ["strong"], "strengths must be a list, each a number from 0 on: 'strong' is"),
+        ("alphas", [True], "alphas must be a list, each a number from 0 on: True is none"),
+        ("betas", [-3], "betas must be a list, each a number from 0 on: -3 is none"),
+        ("wise_alphas", [0.5, 1.5], "wise_alphas must be a list, each a number from 0 to 1: 1.5 "),
+        ("sides", [0], "sides must be a list, each a whole number from 1 on: 0 is none"),
+        ("interpolations", [2], "interpolations must be a list, each the name of a way to enlar"),
+        ("epochs", 0, "epochs must be a whole number from 1 on: 0 is none"),
+        ("tested", True, "tested must be a whole number from 1 on: True is none"),
+        ("batch", 0, "batch must be a whole number from 1 on: 0 is none"),
+        ("head_rate", -1e-3, "head_rate must be a number from 0 on: -0.001 is none"),
+        ("templates", [""], "each a text with one {} where the class name goes: '' is none"),
+        ("templates", ["a photo."], "a text with one {} where the class name goes: 'a photo.' is"),
+        ("templates", ["{} {}"], "a text with one {} where the class name goes: '{} {}' is none"),
+        ("templates", [], "templates must be a list, each a text with one {} where the class nam"),
         ("templates", ["long " * 76 + "{}"], "templates gives too long a prompt. This text has "
          "more than 77 tokens: 'long long"),
-        ("splits", ["clips"], "splits must be a list of some of official, by_clip, random: 'cli"),
-        ("encoders", [], "encoders must be a list of texts that begin with clip, timm, torchvisi"),
-        ("encoders", ["RN50"], "begin with clip, timm, torchvision, module and a colon: 'RN50'"),
-        ("shots", 3, "shots must be a list such as [1, 2], not 3"),
+        ("splits", ["clips"], "splits must be a list, each one of official, by_clip, random: 'cl"),
+        ("encoders", [], "encoders must be a list, each a text that begins with clip, timm, torc"),
+        ("encoders", ["RN50"], "begins with clip, timm, torchvision, module and a colon: 'RN50'"),
+        ("shots", 3, "shots must be a list, each a whole number from 1 on, not 3"),
         ("shotz", [3], "None of 04_many has 'shotz': did you mean shots?"),
-        ("names", "gone.csv", "No such file or directory: "),
+        ("names", 7, "names must be a CSV file that exists, not 7"),
+        ("names", "gone.csv", "names must be a CSV file that exists, not 'gone.csv'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_computed_is_refused_before_anything_runs(
@@ -319,7 +360,7 @@ def test_notebooks_refuse_it_too_when_they_are_run_by_hand(path, monkeypatch):
     check_parameters(given)  # the defaults are allowed
     with plt.rc_context():
         exec(cells[1], dict(given))
-        for name in [name for name, value in given.items() if isinstance(value, list)]:
+        for name in given.keys() - {"output"}:  # no parameter is without a rule
             with pytest.raises(ParameterError, match=f"The parameter {name} must be"):
                 exec(cells[1], given | {name: [None]})
 
@@ -391,6 +432,14 @@ def test_compare_names_what_is_no_run(two_runs, tmp_path, capsys):
     assert "A run is given twice" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"started": "2026"}', '{"notebooks": []'])
+def test_compare_refuses_a_faulty_run_json(two_runs, capsys, text):
+    Path("one/run.json").write_text(text)
+    assert main(["compare", *two_runs]) == 1
+    error = capsys.readouterr().err
+    assert "one/run.json is no record of a run" in error and error.count("\n") == 1
+
+
 CURVES = "experiment,dataset,split,encoder,features,method,shots,seed,fold,epoch,loss,chosen"
 
 
@@ -444,11 +493,10 @@ FIGURES = {
 SMALLER = {"shots": [1, 4], "seeds": [0, 1], "strengths": [0.1, 0.01]}
 
 
-def command(data, encoders, output, *names, **parameters):
-    given = {"encoders": encoders} | SMALLER | parameters
+def arguments(data, encoders, output, *names):
+    given = {"encoders": encoders} | SMALLER
     pairs = [part for name, value in given.items() for part in ("-p", name, repr(value))]
-    names = names or list(FIGURES)
-    return main(["run", *names, "--data", str(data), *pairs, "--output", str(output)])
+    return ["run", *names, "--data", str(data), *pairs, "--output", str(output)]
 
 
 @pytest.fixture(scope="module")
@@ -469,14 +517,27 @@ def encoders(clip_vit, clip_rn, timm_spec):
 
 @pytest.fixture(scope="module")
 def output(place, fruits, encoders):
-    """What a run of the four notebooks on the tiny pictures makes."""
-    assert command(fruits, encoders, place / "first") == 0
-    return place / "first"
+    """What runs of the four notebooks on the tiny pictures make: name to folder.
+
+    Two at once, since a notebook's imports, half of its time, keep one core busy.
+    """
+    halves = {place / "one": list(FIGURES)[::2], place / "two": list(FIGURES)[1::2]}
+    mine, other = (arguments(fruits, encoders, half, *names) for half, names in halves.items())
+    cliphelpers = Path(sys.executable).with_name("cliphelpers")
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([cliphelpers, *other], **silent) as run:
+        assert main(mine) == 0
+    assert run.returncode == 0
+    return {name: half for half, names in halves.items() for name in names}
+
+
+def results(output, name):
+    return pd.read_csv(output[name] / "results" / f"{name}.csv")
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_real_notebooks_write_tidy_tables(output, fruits, name):
-    table = pd.read_csv(output / "results" / f"{name}.csv")
+    table = results(output, name)
     assert list(table.columns) == COLUMNS
     assert set(table.experiment) == {name} and set(table.dataset) == {fruits.name}
     assert set(table.split) == {"official", "by_clip"}
@@ -495,14 +556,16 @@ def test_real_notebooks_write_tidy_tables(output, fruits, name):
 
 
 def test_real_notebooks_write_their_figures(output):
-    expected = sorted(f"{figure}.jpg" for figures in FIGURES.values() for figure in figures)
-    assert sorted(path.name for path in (output / "pics").iterdir()) == expected
-    assert min(path.stat().st_size for path in (output / "pics").iterdir()) > 5_000
-    assert {path.stem for path in (output / "notebooks").iterdir()} == set(FIGURES)
+    for folder in set(output.values()):
+        names = [name for name in FIGURES if output[name] == folder]
+        pics = sorted((folder / "pics").iterdir())
+        assert [p.name for p in pics] == sorted(f"{f}.jpg" for name in names for f in FIGURES[name])
+        assert min(path.stat().st_size for path in pics) > 5_000
+        assert {path.stem for path in (folder / "notebooks").iterdir()} == set(names)
 
 
 def test_real_notebooks_compare_what_they_say(output):
-    zero, few, clips, imagenet = (pd.read_csv(output / "results" / f"{n}.csv") for n in FIGURES)
+    zero, few, clips, imagenet = (results(output, name) for name in FIGURES)
     both = {"CLIP tiny-vit", "CLIP tiny-rn"}
     assert set(zero.encoder) == set(few.encoder) == both
     assert set(zero[zero.method == "zero-shot"].metric) == {"top-1", "top-5", "top-1 by name"}
@@ -519,16 +582,17 @@ def test_real_notebooks_compare_what_they_say(output):
 
 def test_coloured_shapes_are_told_apart_by_their_pixels(output):
     """Of four classes, each of its own colour: far above chance, which is a quarter."""
-    table = pd.read_csv(output / "results" / "03_linear_probe_clip.csv")
+    table = results(output, "03_linear_probe_clip")
     pixels = table[(table.encoder == "10x10 raw pixels") & (table.metric == "top-1")]
     assert len(pixels) == 4 and pixels.low.min() > 0.5
 
 
 def test_run_json_of_the_real_run(output):
-    record = json.loads((output / "run.json").read_text(encoding="utf-8"))
-    assert list(record["notebooks"]) == list(FIGURES)
-    for one in record["notebooks"].values():
-        assert one["parameters"]["seeds"] == [0, 1] and one["seconds"] > 0
+    for folder in set(output.values()):
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        assert list(record["notebooks"]) == [name for name in FIGURES if output[name] == folder]
+        for one in record["notebooks"].values():
+            assert one["parameters"]["seeds"] == [0, 1] and one["seconds"] > 0
 
 
 def test_a_second_run_computes_nothing_again_and_writes_the_same_bytes(
@@ -542,11 +606,10 @@ def test_a_second_run_computes_nothing_again_and_writes_the_same_bytes(
     features = [path for path in before if path.parts[-3] == "features"]
     assert len(features) == 5  # three encoders, the random twin that 03 and 04 share, pixels
     assert len(before) > 2 * len(features)
-    again = ["02_k_shot", "03_linear_probe_clip"]  # the other two keep by the same ways
-    assert command(fruits, encoders, place / "second", *again) == 0
+    again = "03_linear_probe_clip"  # the others keep by the same ways
+    assert main(arguments(fruits, encoders, place / "again", again)) == 0
     assert kept() == before
-    for name in again:
-        first, second = (
-            folder / "results" / f"{name}.csv" for folder in (output, place / "second")
-        )
-        assert first.read_bytes() == second.read_bytes()
+    first, second = (
+        folder / "results" / f"{again}.csv" for folder in (output[again], place / "again")
+    )
+    assert first.read_bytes() == second.read_bytes()

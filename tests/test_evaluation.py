@@ -1,20 +1,10 @@
 """cliphelpers.evaluation against scikit-learn, formulas of statistics and tables by hand."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
-from cliphelpers.evaluation import (
-    COLUMNS,
-    Results,
-    bootstrap,
-    by_name,
-    confusions,
-    paired_differences,
-    per_class,
-    top_k,
-)
+from cliphelpers.evaluation import bootstrap, by_name, confusions, per_class, top_k
 
 Z = 1.959964  # of a 95 % interval
 
@@ -107,112 +97,6 @@ def test_the_same_seed_gives_the_same_numbers_and_another_gives_others():
     values, clips = np.arange(100) % 3 == 0, np.arange(100) // 4
     assert bootstrap(values, clips) == bootstrap(values, clips)
     assert bootstrap(values, clips, seed=1) != bootstrap(values, clips)
-
-
-# ------------------------------------------------------------------------------- results
-
-
-@pytest.fixture
-def index():
-    """Two classes, two clips each, five frames a clip."""
-    made = [
-        (f"/d/{label}/{c}_{i}.jpg", label, "", c) for label in "ab" for c in "xy" for i in range(5)
-    ]
-    index = pd.DataFrame(made, columns=["path", "label", "split", "clip"])
-    index.attrs = {"root": "/d", "name": "my pets"}
-    return index
-
-
-def test_rows_of_results(index):
-    results = Results("03_linear_probe_clip", index)
-    rows = np.array([0, 1, 2, 10, 11])
-    values = np.array([1, 1, 1, 0, 0])
-    returned = results.add("top-1", values, rows, split="official", encoder="E", shots=4, seed=1)
-    assert returned == bootstrap(values, ["a/x"] * 3 + ["b/x"] * 2) == (0.6, 0.0, 1.0)
-    table = results.table()
-    assert list(table.columns) == COLUMNS == [
-        "experiment", "dataset", "split", "encoder", "features", "method", "shots", "seed",
-        "metric", "value", "low", "high", "n",
-    ]  # fmt: skip
-    row = table.iloc[0].dropna().to_dict()
-    assert row == {
-        "experiment": "03_linear_probe_clip", "dataset": "my pets", "split": "official",
-        "encoder": "E", "shots": 4, "seed": 1, "metric": "top-1", "value": 0.6, "low": 0.0,
-        "high": 1.0, "n": 5,
-    }  # fmt: skip
-
-
-def test_the_clips_of_results_are_those_of_the_rows(index):
-    rows = np.array([19, 3, 12, 7])
-    values = np.array([1, 0, 0, 1])
-    assert Results("x", index).add("m", values, rows) == bootstrap(values, ["4", "1", "3", "2"])
-
-
-def test_a_table_of_some_rows(index):
-    results = Results("x", index)
-    for split in ("official", "by_clip"):
-        for seed in (0, 1):
-            results.add("top-1", np.ones(2), np.array([0, 1]), split=split, seed=seed)
-    assert list(results.table(split="by_clip", seed=1).index) == [0]
-    assert results.table(metric="top-5").empty
-
-
-def test_an_unknown_column_is_refused(index):
-    with pytest.raises(TypeError, match="No column 'shot' in results"):
-        Results("x", index).add("top-1", np.ones(1), np.array([0]), shot=1)
-
-
-def test_the_same_results_are_the_same_file(index, tmp_path):
-    def save(folder):
-        results = Results("x", index)
-        for k in (1, 2):
-            values = np.random.default_rng(k).random(20) < 1 / 3
-            results.add("top-1", values, np.arange(20), encoder="tiny – ü", shots=k)
-        results.add("top-1", values, np.arange(20), method="all, of them")
-        return results.save(tmp_path / folder)
-
-    one, other = save("one"), save("two")
-    assert one == tmp_path / "one" / "results" / "x.csv"
-    assert one.read_bytes() == other.read_bytes() and b"\r" not in one.read_bytes()
-    table = pd.read_csv(one)
-    assert list(table.columns) == COLUMNS and len(table) == 3
-    assert table.encoder[0] == "tiny – ü" and table.method[2] == "all, of them"
-    assert table.value.between(0, 1).all() and (table.low <= table.value).all()
-
-
-def test_identical_encoders_differ_by_exactly_nothing(index):
-    results, right = Results("x", index), np.arange(20) % 3 == 0
-    paired_differences(results, {"A": right, "B": right.copy()}, np.arange(20), split="official")
-    row = results.table().iloc[0]
-    assert (row.metric, row.split, row.n) == ("top-1 difference", "official", 20)
-    assert (row.value, row.low, row.high) == (0, 0, 0)
-
-
-def test_paired_differences_by_hand(index):
-    results = Results("x", index)
-    right = {
-        "A": np.arange(20) < 15,
-        "B": np.arange(20) < 10,  # wrong in the whole third clip, too
-        "C": np.zeros(20, bool),
-    }
-    paired_differences(results, right, np.arange(20))
-    table = results.table()
-    assert list(table.encoder) == ["A − B", "A − C", "B − C"]
-    assert list(table.value) == [0.25, 0.75, 0.5]
-    by_hand = bootstrap([0] * 10 + [1] * 5 + [0] * 5, index.label + index["clip"])
-    assert tuple(table.loc[0, ["value", "low", "high"]]) == by_hand
-
-
-def test_a_paired_interval_is_narrower_than_that_of_either(index):
-    rng, rows = np.random.default_rng(0), np.arange(20)
-    first = rng.random(20) < 0.5
-    second = first.copy()
-    second[3] = ~second[3]
-    results = Results("x", index)
-    _, low, high = results.add("top-1", first, rows)
-    paired_differences(results, {"A": first, "B": second}, rows)
-    row = results.table(metric="top-1 difference").iloc[0]
-    assert row.high - row.low < high - low
 
 
 # ------------------------------------------------------------------------------- classes

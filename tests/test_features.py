@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -19,10 +17,12 @@ from torch import nn
 from cliphelpers import features as module_under_test
 from cliphelpers import parallel
 from cliphelpers.cache import cache_folder
-from cliphelpers.data import index_images
-from cliphelpers.encoders import Encoder, Preprocess, encode_batch, load_encoder, to_joint
+from cliphelpers.encoders.encoder import Encoder, encode_batch, joint, normalize
+from cliphelpers.encoders.load import load_encoder
+from cliphelpers.encoders.preprocess import Preprocess
 from cliphelpers.features import extract_features
 from cliphelpers.images import ImageError, read_image
+from cliphelpers.index import index_images
 
 LOCK = threading.Lock()
 
@@ -113,10 +113,22 @@ def test_two_files_of_the_same_content_are_computed_once(encoder, index, cache, 
 def test_the_joint_embedding(clip_vit, index, cache):
     encoder = load_encoder(f"clip:{clip_vit}")
     before = extract_features(encoder, index, cache=cache)
-    joint = extract_features(encoder, index, joint=True, cache=cache)
-    assert before.shape == (24, 64) and joint.shape == (24, 32)
-    np.testing.assert_allclose(joint, to_joint(encoder, before), rtol=1e-6)
+    after = extract_features(joint(encoder), index, cache=cache)
+    assert before.shape == (24, 64) and after.shape == (24, 32)
+    expected = before @ encoder.projection.weight.cpu().numpy().T
+    np.testing.assert_allclose(after, encoder.logit_scale * normalize(expected), rtol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(after, axis=1), encoder.logit_scale, rtol=1e-5)
     assert len(shards(cache)) == 1  # both are from one computation
+
+
+def test_only_the_rows_that_are_wanted_are_computed(encoder, index, cache):
+    rows = np.array([20, 3, 7])
+    before = encoder.module.pictures
+    features = extract_features(encoder, index, rows, cache)
+    assert features.shape == (24, 3) and encoder.module.pictures - before == 3
+    assert np.flatnonzero(np.isfinite(features).all(1)).tolist() == [3, 7, 20]
+    assert np.isnan(features).all(1).sum() == 21
+    np.testing.assert_allclose(features[rows], by_hand(encoder, index.iloc[rows]), rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------- computed once
@@ -258,40 +270,24 @@ def test_a_missing_picture_is_named(encoder, index, cache):
         extract_features(encoder, index, cache=cache)
 
 
-SCRIPT = """
-import sys, numpy as np, pandas as pd
-sys.path.insert(0, sys.argv[1])
-from test_features import Counting
-from cliphelpers import features
-from cliphelpers.encoders import Encoder, Preprocess
-
-features.SHARD = 4
-encoder = Encoder("counting", Counting(), Preprocess(8, 8, "bilinear"), device="cpu")
-print("ready", flush=True)
-sys.stdin.readline()
-index = pd.read_csv(sys.argv[2])[::int(sys.argv[5])]
-np.save(sys.argv[4], features.extract_features(encoder, index, cache=sys.argv[3], batch=2))
-"""
+def extract_at_once(index, cache, file, barrier):
+    module_under_test.SHARD = 4
+    encoder = Encoder("counting", Counting(), Preprocess(8, 8, "bilinear"), device="cpu")
+    barrier.wait(120)
+    np.save(file, extract_features(encoder, index, cache=cache, batch=2))
 
 
-def test_two_processes_at_once_do_no_harm(encoder, index, cache, tmp_path):
-    index.to_csv(tmp_path / "index.csv", index=False)
-    arguments = [str(Path(__file__).parent), str(tmp_path / "index.csv"), str(cache)]
+def test_two_processes_at_once_do_no_harm(encoder, index, cache, tmp_path, forkserver):
+    barrier = forkserver.Barrier(2)  # once both are there: off they go
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", SCRIPT, *arguments, str(tmp_path / name), step],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )
-        for name, step in (("a.npy", "1"), ("b.npy", "-1"))
-    ]  # fmt: skip
+        forkserver.Process(target=extract_at_once, args=(part, cache, tmp_path / name, barrier))
+        for name, part in (("a.npy", index), ("b.npy", index[::-1]))
+    ]
     for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:  # both are loaded: off they go
-        process.stdin.write("\n")
-        process.stdin.flush()
+        process.start()
     for process in processes:
-        process.communicate(timeout=120)
-        assert process.returncode == 0
+        process.join(120)
+        assert process.exitcode == 0
     expected = by_hand(encoder, index)
     np.testing.assert_allclose(np.load(tmp_path / "a.npy"), expected, rtol=1e-5)
     np.testing.assert_allclose(np.load(tmp_path / "b.npy"), expected[::-1], rtol=1e-5)
@@ -366,4 +362,6 @@ def test_the_encoder_does_not_wait_for_one_picture_after_the_other(index, cache,
 def test_a_whole_folder(fruits, timm_spec, cache):
     encoder, index = load_encoder(timm_spec), index_images(fruits)
     features = extract_features(encoder, index, cache=cache, batch=10)
-    np.testing.assert_allclose(features, by_hand(encoder, index), atol=1e-4)
+    some = np.arange(0, 72, 5)  # of every class, clip and part
+    assert features.shape == (72, encoder.feature_size)
+    np.testing.assert_allclose(features[some], by_hand(encoder, index.iloc[some]), atol=1e-4)

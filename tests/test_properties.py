@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from cliphelpers.cache import key_of
-from cliphelpers.data import SPLITS, classes, clip_of, few_shot, few_shot_fold, make_splits
+from cliphelpers.index import classes, clip_of
+from cliphelpers.splits import SPLITS, few_shot, few_shot_fold, make_splits
 
 QUICK = settings(max_examples=30, deadline=None)
 
@@ -45,7 +46,7 @@ indexes = st.builds(index_of, st.lists(groups, min_size=1, max_size=12), st.bool
 def folds_of(split, index, seed):
     try:
         return SPLITS[split](index, seed)
-    except ValueError:  # not possible for this index: of that test_data.py
+    except ValueError:  # not possible for this index: of that test_splits.py
         assume(False)
 
 
@@ -145,10 +146,10 @@ def test_two_seeds_draw_differently(seed, other):
 @given(index=indexes, seed=seeds, k=st.integers(1, 8))
 def test_a_fold_s_draws_stay_in_their_parts(index, seed, k):
     for fold in folds_of("random", index, seed):
-        train, val, fit = few_shot_fold(index, fold, k, seed)
-        assert set(train) <= set(fold.train) and set(val) <= set(fold.val)
-        assert set(fit) <= set(fold.fit) and not set(fit) & set(fold.test)
-        assert index.label.iloc[val].value_counts().max() <= min(k, 4) or not len(val)
+        few = few_shot_fold(index, fold, k, seed)
+        assert set(few.train) <= set(fold.train) and set(few.val) <= set(fold.val)
+        assert set(few.fit) <= set(fold.fit) and np.array_equal(few.test, fold.test)
+        assert index.label.iloc[few.val].value_counts().max() <= min(k, 4) or not len(few.val)
 
 
 # ------------------------------------------------------------------------------- cache keys

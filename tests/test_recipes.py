@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from cliphelpers.encoders import load_encoder
 from cliphelpers.encoders.encoder import encode_batch
+from cliphelpers.encoders.load import load_encoder
 from cliphelpers.index import index_images
 from cliphelpers.srgan import load_generator
 

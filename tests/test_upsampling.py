@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,11 +11,10 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from cliphelpers.encoders import Encoder, EncoderError, Preprocess, raw_pixels
-from cliphelpers.encoders.encoder import encode_batch
+from cliphelpers.encoders.encoder import Encoder, EncoderError, encode_batch, raw_pixels
+from cliphelpers.encoders.preprocess import Preprocess
 from cliphelpers.features import extract_features
 from cliphelpers.images import read_image
-from cliphelpers.plots import zoomed
 from cliphelpers.srgan import Generator, load_generator, upscale
 from cliphelpers.upsampling import enlarged_again, quality, upsampled, with_upsampling
 
@@ -220,20 +218,10 @@ def test_a_quarter_of_the_pixels_enlarged_again(draw):
         enlarged_again(paths, ["bilinear"], 13)
 
 
-def test_crops_show_all_versions_where_the_original_has_most_detail():
-    original, blurred = np.full((2, 60, 60, 3), 200, np.uint8)
-    original[36:50, 8:22] = noise(14, 14)
-    figure = zoomed([{"blurred": blurred, "original": original}], "title", side=20)
-    shown = [axis.images[0].get_array() for axis in figure.axes]
-    assert [len(one) for one in shown] == [20, 20] and (shown[0] == 200).all()
-    assert (shown[1] != 200).any(2).sum() == (original != 200).any(2).sum() > 150
-    plt.close(figure)
-
-
 @pytest.mark.skipif(not (SHARED / "data" / "grocery").is_dir(), reason="without ../shared")
 def test_on_photographs_it_is_a_little_above_bicubic_and_much_sharper():
     """In an earlier check on seven photographs: 26.24 dB against 26.10."""
-    paths = sorted((SHARED / "data" / "grocery" / "train").rglob("*.jpg"))[::260][:10]
+    paths = sorted((SHARED / "data" / "grocery" / "train").rglob("*.jpg"))[::520][:5]
     square, rows = Preprocess(160, 160), []
     ways = {method: upsampled(square, method, 40) for method in ("bicubic", "srgan")}
     for path in paths:

@@ -1,8 +1,6 @@
 """The command ``cliphelpers``: run, compare, check, download."""
 
-import argparse
-import sys
-from pathlib import Path
+import click
 
 
 def main(arguments=None):
@@ -16,72 +14,67 @@ def main(arguments=None):
     Returns
     -------
     int
-        The exit status: 1 after an error, which stderr tells, and where ``check`` found problems.
+        The exit status: 1 after an error, which stderr tells, and where ``check`` found problems; 2
+        if the arguments are no such ones.
     """
-    options = _parser().parse_args(arguments)
     try:
-        return options.do(options) or 0
+        return _commands.main(arguments, "cliphelpers", standalone_mode=False) or 0
+    except click.UsageError as error:
+        error.show()
+        return error.exit_code
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"cliphelpers: {error}", file=sys.stderr)
+        click.echo(f"cliphelpers: {str(error) or 'stopped'}", err=True)
         return 1
-
-
-def _parser():
-    parser = argparse.ArgumentParser(prog="cliphelpers", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    run = commands.add_parser("run", help="execute notebooks: pictures in, tables and figures out")
-    run.add_argument("notebook", nargs="*", help="such as 01_zero_shot or 01 (default: all)")
-    run.add_argument("--data", metavar="DIR", help="folder of pictures, or CSV manifest")
-    run.add_argument(
-        "-p", dest="parameters", nargs=2, action="append", metavar=("NAME", "VALUE"), default=[],
-        help="set a notebook parameter; VALUE is a Python literal, or a text as it is",
-    )  # fmt: skip
-    run.add_argument("--output", default="output", metavar="DIR", help="default: %(default)s")
-    run.set_defaults(do=_run)
-
-    compare = commands.add_parser("compare", help="show the tables of several runs side by side")
-    compare.add_argument("folders", nargs="+", metavar="RUN", help="--output of a run")
-    compare.add_argument("--html", type=Path, metavar="FILE", help="write them as a page, too")
-    compare.set_defaults(do=_compare)
-
-    check = commands.add_parser("check", help="list unreadable and odd pictures of a folder")
-    check.add_argument("folder", type=Path)
-    check.set_defaults(do=_check)
-
-    download = commands.add_parser("download", help="fetch a data set")
-    download.add_argument("dataset", choices=["fruits-360"])
-    download.add_argument("--to", type=Path, default=Path("fruits-360"), metavar="DIR")
-    download.set_defaults(do=_download)
-    return parser
 
 
 # What each does is imported when it is asked for, so that help comes at once.
 
 
-def _run(options):
+@click.group()
+def _commands():
+    """Are CLIP's image features better than ImageNet's for my pictures? Seven notebooks."""
+
+
+@_commands.command("run")
+@click.argument("notebooks", nargs=-1)
+@click.option("--data", metavar="DIR", help="Folder of pictures, or CSV manifest.")
+@click.option(
+    "-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE",
+    help="Set a notebook parameter; VALUE is a Python literal, or a text as it is.",
+)  # fmt: skip
+@click.option("--output", default="output", show_default=True, metavar="DIR")
+def _run(notebooks, data, parameters, output):
+    """Execute notebooks: pictures in, tables and figures out.
+
+    NOTEBOOKS are such as 01_zero_shot or 01; all if there are none.
+    """
     from cliphelpers.command.run import parse_value, run
 
-    parameters = {name: parse_value(value) for name, value in options.parameters}
-    if options.data:
-        parameters["data"] = options.data
-    run(options.notebook, parameters, options.output)
-    print(f"Tables, figures and executed notebooks are in {options.output}")
+    given = {name: parse_value(value) for name, value in parameters}
+    run(notebooks, given | ({"data": data} if data else {}), output)
+    click.echo(f"Tables, figures and executed notebooks are in {output}")
 
 
-def _compare(options):
+@_commands.command("compare")
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--html", type=click.File("w", "utf-8"), help="Write them as a page, too.")
+def _compare(runs, html):
+    """Show the tables of several runs side by side. RUNS are what --output of each was."""
     from cliphelpers.command.compare import compare, describe, to_html
 
-    table, captions = compare(options.folders), [describe(folder) for folder in options.folders]
-    if options.html:
-        options.html.write_text(to_html(table, captions), encoding="utf-8")
+    table, captions = compare(runs), [describe(folder) for folder in runs]
+    if html:
+        html.write(to_html(table, captions))
     print(*captions, table.to_string(float_format="{:.3f}".format, na_rep="–"), sep="\n")
 
 
-def _check(options):
+@_commands.command("check")
+@click.argument("folder")
+def _check(folder):
+    """List unreadable and odd pictures of a folder."""
     from cliphelpers.images import check_images, find_images
 
-    paths = find_images(options.folder)
+    paths = find_images(folder)
     problems = check_images(paths)
     for path, problem in zip(problems.path, problems.problem, strict=True):
         print(f"{path}: {problem}")
@@ -89,7 +82,11 @@ def _check(options):
     return 1 if len(problems) else 0
 
 
-def _download(options):
+@_commands.command("download")
+@click.argument("dataset", type=click.Choice(["fruits-360"]))
+@click.option("--to", default="fruits-360", show_default=True, metavar="DIR")
+def _download(dataset, to):
+    """Fetch a data set."""
     from cliphelpers.download import download_fruits_360
 
-    print(f"The pictures are in {download_fruits_360(options.to)}")
+    print(f"The pictures are in {download_fruits_360(to)}")

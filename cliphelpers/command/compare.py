@@ -9,8 +9,20 @@ import pandas as pd
 _ROWS = ["experiment", "split", "encoder", "features", "method", "shots", "metric"]
 
 
-class CompareError(ValueError):
-    """A folder that is no run. The message names it and what it lacks."""
+class RunError(ValueError):
+    """What is no run, cannot start, or failed. The message says which and why."""
+
+
+def read_record(folder):
+    """What the ``run.json`` of a run says: dict; "started" and "commit" for each notebook, too."""
+    file = Path(folder, "run.json")
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        when = {key: record[key] for key in ("started", "commit")}  # old ones say it once for all
+        record["notebooks"] = {name: when | one for name, one in record["notebooks"].items()}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise RunError(f"{file} is no record of a run: move it or choose another output") from None
+    return record
 
 
 def compare(folders):
@@ -31,11 +43,11 @@ def compare(folders):
 
     Raises
     ------
-    CompareError
+    RunError
         A folder has no tables of results, or is given twice.
     """
     if len(set(folders)) < len(folders):
-        raise CompareError("A run is given twice")
+        raise RunError("A run is given twice")
     rows = pd.concat([_results(folder).assign(run=folder) for folder in folders])
     table = rows.pivot_table("value", _ROWS, "run", sort=False)[list(folders)]
     spread = table.max(axis=1, skipna=False) - table.min(axis=1)
@@ -46,7 +58,7 @@ def _results(folder):
     found = sorted([*Path(folder).glob("results/*.csv"), *Path(folder).glob("*.csv")])
     files = [file for file in found if not file.stem.endswith("_curves")]
     if not files or not Path(folder, "run.json").is_file():
-        raise CompareError(
+        raise RunError(
             f"{folder} is no run: it has no {'run.json' if files else 'results/*.csv'}. "
             "Give the --output of a `cliphelpers run`"
         )
@@ -54,15 +66,15 @@ def _results(folder):
     tables = [pd.read_csv(file, dtype=text, keep_default_na=False) for file in files]
     for file, table in zip(files, tables, strict=True):
         if missing := {*_ROWS, "value"} - set(table.columns):
-            raise CompareError(f"{file} is no table of results: it has no column {min(missing)}")
+            raise RunError(f"{file} is no table of results: it has no column {min(missing)}")
     return pd.concat(tables)
 
 
 def describe(folder):
     """When, with what code and on which pictures a run was made: a line of text."""
-    record = json.loads(Path(folder, "run.json").read_text(encoding="utf-8"))
+    record = read_record(folder)
     runs = record["notebooks"].values()
-    commits = {(run.get("commit", record["commit"]) or "unknown")[:10]: None for run in runs}
+    commits = {(run["commit"] or "unknown")[:10]: None for run in runs}
     data = {str(run["parameters"].get("data")): None for run in runs}
     return f"{folder}: {record['started']}, commit {', '.join(commits)}, data {', '.join(data)}"
 

@@ -5,8 +5,8 @@ import difflib
 import json
 import os
 import platform
+import re
 import subprocess
-import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -16,14 +16,11 @@ import papermill
 import torch
 from traitlets.config import Config
 
+from cliphelpers.command.compare import RunError, read_record
 from cliphelpers.parameters import check_parameters
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 _PACKAGES = ["torch", "torchvision", "timm", "clip-anytorch", "numpy", "scipy", "scikit-learn"]
-
-
-class RunError(ValueError):
-    """A run that cannot start, or a notebook that failed. The message says which and why."""
 
 
 def run(names=(), parameters=None, output="output"):
@@ -46,30 +43,27 @@ def run(names=(), parameters=None, output="output"):
     Raises
     ------
     RunError
-        Before anything runs: an unknown notebook or parameter, a wrong type, a missing data
-        folder, an unreadable ``run.json``. Later: a cell failed; what was done is kept.
+        Before anything runs: an unknown notebook or parameter, an unreadable ``run.json``. Later:
+        a cell failed; what was done is kept.
     ParameterError
         Before anything runs: an impossible value.
     """
-    paths = find_notebooks(names)
-    defaults = {path.stem: _defaults(path) for path in paths}
-    typed = {"output": str(output)} | (parameters or {})
-    given = {name: _absolute(value, Path()) for name, value in typed.items()}
-    _check(given, defaults)
+    defaults = {path: _defaults(path) for path in find_notebooks(names)}
+    typed = (parameters or {}) | {"output": str(Path(output))}
     output = Path(output).resolve()
-    given["output"] = str(output)
-    record = _environment() | {"notebooks": _earlier(output / "run.json")}
+    _check(typed, defaults)
+    earlier = read_record(output)["notebooks"] if (output / "run.json").exists() else {}
+    record = _environment() | {"notebooks": earlier}
     (output / "notebooks").mkdir(parents=True, exist_ok=True)
-    for path in paths:
-        own = defaults[path.stem]
-        mine = {name: value for name, value in given.items() if name in own}
+    for path, own in defaults.items():
         record["notebooks"].pop(path.stem, None)  # what it said is not true of a run that fails
         _save(record, output)
-        times = _execute(path, output / "notebooks" / path.name, mine)
+        given = {name: _absolute(value, Path()) for name, value in typed.items() if name in own}
+        times = _execute(path, output / "notebooks" / path.name, given)
         record["notebooks"][path.stem] = {
             "started": times["start_time"],
             "commit": record["commit"],
-            "parameters": own | {name: typed[name] for name in mine},
+            "parameters": {name: typed.get(name, value) for name, value in own.items()},
             "seconds": round(times["duration"], 1),
         }
         _save(record, output)
@@ -80,13 +74,11 @@ def find_notebooks(names=()):
     known = {path.stem: path for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))}
     if not known:
         raise RunError(f"There are no notebooks in {NOTEBOOKS}: run from a checkout of the project")
-    found = set()
-    for name in names:
-        matches = [stem for stem in known if stem.startswith(Path(name).stem)]
-        if len(matches) != 1:
+    beginnings = tuple(Path(name).stem for name in names)
+    for name, beginning in zip(names, beginnings, strict=True):
+        if sum(stem.startswith(beginning) for stem in known) != 1:
             raise RunError(f"There is no notebook {name!r}: did you mean {_near(name, known)}?")
-        found.update(matches)
-    return [path for stem, path in known.items() if not names or stem in found]
+    return [path for stem, path in known.items() if stem.startswith(beginnings or "")]
 
 
 def parse_value(text):
@@ -107,50 +99,34 @@ def _defaults(path):
 
 
 def _absolute(value, folder):
-    """Paths that exist from a folder, made absolute, since notebooks run in their own folder."""
+    """Paths that exist from a folder, made absolute, since notebooks run in their own folder.
+
+    In an encoder's text only files are meant: folders may be called like a model.
+    """
     if isinstance(value, list):
         return [_absolute(item, folder) for item in value]
-    if isinstance(value, str):
-        for start in (value.rfind("@") + 1, value.rfind(":") + 1, 0):
-            if (path := value[start:]) and os.path.exists(folder / path):
-                return f"{value[:start]}{(folder / path).resolve()}"
-    return value
+    if not isinstance(value, str):
+        return value
+    whole = value != "" and os.path.exists(folder / value)
+    parts = [value] if whole else re.split("(^[a-z]+:|@)", value)
+    for number, part in enumerate(parts):
+        if whole or os.path.isfile(folder / part):
+            parts[number] = str((folder / part).resolve())
+    return "".join(parts)
 
 
-def _check(given, defaults):
-    known = {name: value for own in defaults.values() for name, value in own.items()}
-    for name, value in given.items():
+def _check(typed, defaults):
+    known = [name for own in defaults.values() for name in own]
+    for name in typed:
         if name not in known:
-            near, notebooks = _near(name, known), ", ".join(defaults)
+            near, notebooks = _near(name, known), ", ".join(path.stem for path in defaults)
             raise RunError(f"None of {notebooks} has {name!r}: did you mean {near}?")
-        expected = type(known[name])
-        if not isinstance(value, (int, float) if expected is float else expected):
-            raise RunError(
-                f"The parameter {name} must be a {expected.__name__} such as {known[name]!r}, "
-                f"not {value!r}"
-            )
-    for stem, own in defaults.items():
-        values = {name: _absolute(given.get(name, own[name]), NOTEBOOKS) for name in own}
-        data = Path(given.get("data", values.get("data", NOTEBOOKS)))
-        if not data.is_absolute() or not data.exists():  # _absolute found it not
-            raise RunError(f"There is no folder or CSV file {data}, the data of {stem}")
-        check_parameters(values)
+    for own in defaults.values():
+        check_parameters({n: typed.get(n, _absolute(own[n], NOTEBOOKS)) for n in own})
 
 
 def _near(name, known):
     return difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-
-
-def _earlier(file):
-    """What earlier runs wrote about each notebook; old records tell when of all at once."""
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        when = {key: record[key] for key in ("started", "commit")}
-        return {name: when | one for name, one in record["notebooks"].items()}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise RunError(f"{file} is no record of a run: move it or choose another output") from None
 
 
 # ------------------------------------------------------------------------------- running
@@ -161,15 +137,16 @@ def _execute(path, target, parameters):
     with tempfile.TemporaryDirectory() as folder:
         # Sockets in a folder of its own: no ports or names that two runs at once could race for
         sockets = {} if os.name == "nt" else {"transport": "ipc", "ip": f"{folder}/kernel"}
-        options = {"kernel_name": "python3", "config": Config(KernelManager=sockets)}
-        options |= {"progress_bar": {"desc": path.stem}, "cwd": NOTEBOOKS}
-        options["shutdown_kernel"] = "immediate"  # torch takes 2 s to leave by itself
         try:
-            book = papermill.execute_notebook(path, target, parameters, **options)
+            book = papermill.execute_notebook(
+                path, target, parameters, kernel_name="python3", cwd=NOTEBOOKS,
+                progress_bar={"desc": path.stem}, config=Config(KernelManager=sockets),
+                shutdown_kernel="immediate",  # torch takes 2 s to leave by itself
+            )  # fmt: skip
         except papermill.exceptions.PapermillExecutionError as error:
-            source = error.source.strip().splitlines()
+            start = error.source.strip().split("\n")[0]
             raise RunError(
-                f"{path.stem} failed in cell {error.cell_index} ({source[0] if source else ''}): "
+                f"{path.stem} failed in cell {error.cell_index} ({start}): "
                 f"{error.ename}: {error.evalue}\nThe notebook as far as it went: {target}"
             ) from error
     return book.metadata.papermill
@@ -179,8 +156,7 @@ def _execute(path, target, parameters):
 
 
 def _save(record, output):
-    record["peak_memory_gib"] = _peak_memory()
-    text = json.dumps(record, indent=2, ensure_ascii=False)
+    text = json.dumps(record | {"peak_memory_gib": _peak_memory()}, indent=2, ensure_ascii=False)
     (output / "run.json").write_text(text, encoding="utf-8")
 
 
@@ -207,5 +183,5 @@ def _peak_memory():
     except ImportError:
         return None
     peaks = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes, elsewhere KiB: getrusage(2)
+    unit = 2**30 if platform.system() == "Darwin" else 2**20  # bytes, elsewhere KiB: getrusage(2)
     return round(sum(peak.ru_maxrss for peak in peaks) / unit, 2)

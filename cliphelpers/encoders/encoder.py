@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import nn
+from torchvision.transforms import functional as transforms
 
 with warnings.catch_warnings():  # it imports pkg_resources, which warns
     warnings.simplefilter("ignore")
@@ -16,8 +17,7 @@ with warnings.catch_warnings():  # it imports pkg_resources, which warns
 
 from cliphelpers.encoders.preprocess import Preprocess
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-CONTEXT = 77  # tokens, the length of CLIP's text
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class EncoderError(ValueError):
@@ -68,14 +68,11 @@ class Encoder:
     device: str = field(default_factory=lambda: default_device())
 
     def __post_init__(self):
-        if self.precision not in PRECISIONS:
-            known = ", ".join(PRECISIONS)
+        if self.precision not in _PRECISIONS:
+            known = ", ".join(_PRECISIONS)
             raise EncoderError(f"Unknown precision {self.precision!r}: use {known}")
         for part in filter(None, (self.module, self.text, self.projection)):
-            part.eval().requires_grad_(False).to(self.device)
-            for key, value in part.state_dict().items():
-                if value.is_floating_point() and not value.isfinite().all():
-                    raise EncoderError(f"The weights of {self.name} are not finite numbers: {key}")
+            freeze(part, self.name, self.device)
         if any(isinstance(layer, nn.Conv2d) for layer in self.module.modules()):
             self.module.to(memory_format=torch.channels_last)
 
@@ -99,6 +96,14 @@ class Encoder:
             look["generator"] = self.preprocess.generator.fingerprint
         parts = [self.fingerprint, self.precision, *map(str, look.items())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def freeze(module, name, device):
+    """Bring a module to a device for inference alone; its weights must be finite numbers."""
+    for key, value in module.state_dict().items():
+        if not value.isfinite().all():
+            raise EncoderError(f"The weights of {name} are not finite numbers: {key}")
+    return module.eval().requires_grad_(False).to(device)
 
 
 def fingerprint(module):
@@ -130,10 +135,9 @@ def encode_batch(encoder, pictures):
         Before the projection to the joint embedding, if the encoder has one.
     """
     batch = torch.as_tensor(pictures).to(encoder.device, non_blocking=True).permute(0, 3, 1, 2)
-    mean = torch.tensor(encoder.preprocess.mean, device=encoder.device).view(3, 1, 1)
-    std = torch.tensor(encoder.preprocess.std, device=encoder.device).view(3, 1, 1)
-    batch = (batch.float() / 255 - mean) / std
-    dtype = PRECISIONS[encoder.precision]
+    look = encoder.preprocess
+    batch = transforms.normalize(batch.float() / 255, look.mean, look.std, inplace=True)
+    dtype = _PRECISIONS[encoder.precision]
     with torch.autocast(encoder.device, dtype=dtype, enabled=dtype != torch.float32):
         features = encoder.module(batch)
     return features.float().contiguous().cpu().numpy()  # no view into a larger tensor
@@ -201,13 +205,11 @@ def tokenize(texts):
     EncoderError
         A text has more than 77 tokens.
     """
-    tokens = []
-    for text in texts:
-        try:
-            tokens.append(clip.tokenize(text))
-        except RuntimeError:
-            raise EncoderError(f"This text has more than {CONTEXT} tokens: {text!r}") from None
-    return torch.cat(tokens)
+    try:
+        return clip.tokenize(list(texts))
+    except RuntimeError as error:  # "Input TEXT is too long for context length 77"
+        text = str(error).removeprefix("Input ").rpartition(" is too long")[0]
+        raise EncoderError(f"This text has more than 77 tokens: {text!r}") from None
 
 
 def _needs_text(encoder):
@@ -236,13 +238,11 @@ def random_twin(encoder, seed=0):
             else:
                 for weight in layer.parameters(recurse=False):
                     weight.normal_(std=weight.shape[-1] ** -0.5 if weight.ndim else 1)
-    name = f"{encoder.name} (random weights)"
     nothing = {"text": None, "projection": None, "logit_scale": None, "joint": False}
-    return replace(encoder, name=name, module=module, **nothing)
+    return replace(encoder, name=f"{encoder.name} (random weights)", module=module, **nothing)
 
 
 def raw_pixels(side=10):
     """No encoder at all: the picture shrunk to side x side pixels, as 3 side^2 numbers."""
-    zero, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    preprocess = Preprocess(side, side, "bilinear", mean=zero, std=one)
+    preprocess = Preprocess(side, side, "bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     return Encoder(f"{side}x{side} raw pixels", nn.Flatten(), preprocess, features="pixels")

@@ -7,15 +7,13 @@ module:my_encoder.py                    the function encoder() of a Python file 
                                         or encoder(file) with ...@file
 """
 
-import importlib.util
-from collections.abc import Callable
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
 from cliphelpers.encoders.encoder import Encoder, EncoderError
 from cliphelpers.encoders.encoder import joint as joint_encoder
-from cliphelpers.encoders.openai import load_clip
-from cliphelpers.encoders.pretrained import load_timm, load_torchvision
+from cliphelpers.encoders.pretrained import load_clip, load_timm, load_torchvision
 
 
 def load_encoder(spec, precision="fp32", device=None):
@@ -90,16 +88,14 @@ def _load_module(rest):
     path = Path(name)
     if not path.is_file():
         raise EncoderError(f"There is no file {name} with a function encoder()")
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    made = module.encoder(*filter(None, [file])) if hasattr(module, "encoder") else None
+    module = runpy.run_path(str(path.absolute()), run_name=path.stem)
+    made = module["encoder"](*filter(None, [file])) if "encoder" in module else None
     if not isinstance(made, Encoder):
         raise EncoderError(f"{name} needs a function encoder() that returns an Encoder")
     return made
 
 
-LOADERS: dict[str, Callable] = {
+LOADERS = {
     "clip": load_clip,
     "timm": load_timm,
     "torchvision": load_torchvision,

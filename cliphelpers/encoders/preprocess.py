@@ -43,29 +43,19 @@ class Preprocess:
 
     def __call__(self, picture):
         """RGB picture -> uint8 array, shape (size, size, 3)."""
-        return self.batch([picture])[0]
-
-    def batch(self, pictures):
-        """RGB pictures -> uint8 array, shape (B, size, size, 3)."""
-        pictures = [self._shrunk(picture) for picture in pictures]
-        if self.generator:
-            small = [row for row, one in enumerate(pictures) if min(one.size) < self.resize]
-            large = self.generator.enlarge([pictures[row] for row in small])
-            for row, picture in zip(small, large, strict=True):
-                pictures[row] = picture
-        return np.stack([self._resized(picture) for picture in pictures])
-
-    def _shrunk(self, picture):
         short, long = sorted(picture.size)
         if not self.squash and long > 16 * short:  # the crop sees its middle: do not resize all
             middle = 16 * short + (long - 16 * short) % 2  # without a shift by half a pixel
             picture = transforms.center_crop(picture, [min(s, middle) for s in picture.size[::-1]])
         if self.shrink and self.shrink < short:
             picture = transforms.resize(picture, self.shrink, transforms.InterpolationMode.BICUBIC)
-        return picture
-
-    def _resized(self, picture):
-        method = transforms.InterpolationMode(self.interpolation)
+        if self.generator and min(picture.size) < self.resize:
+            picture = self.generator.enlarge(picture)
         sides = [self.resize, self.resize] if self.squash else self.resize
+        method = transforms.InterpolationMode(self.interpolation)
         picture = transforms.resize(picture, sides, method)
         return np.array(transforms.center_crop(picture, self.size))
+
+    def batch(self, pictures):
+        """RGB pictures -> uint8 array, shape (B, size, size, 3)."""
+        return np.stack([self(picture) for picture in pictures])

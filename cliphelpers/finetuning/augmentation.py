@@ -8,23 +8,19 @@ from torch.nn import functional
 TILT, CROP = 15, 0.8  # largest angle in degrees, smallest share of the side
 
 
-def to_float(pictures):
-    """uint8 (B, S, S, 3) -> float (B, 3, S, S) in [0, 1], channels last in memory."""
-    return pictures.permute(0, 3, 1, 2).float() / 255
-
-
 def augment(pictures, generator):
     """Turn by quarters and a little more, mirror, and crop, on white: for fruit on white.
 
     Parameters
     ----------
-    pictures : uint8 tensor, shape (B, S, S, 3)
+    pictures : float tensor, shape (B, 3, S, S)
+        In [0, 1].
     generator : torch.Generator
 
     Returns
     -------
     float tensor, shape (B, 3, S, S)
-        In [0, 1].
+        In [0, 1], channels last in memory.
     """
     count = len(pictures)
 
@@ -38,7 +34,7 @@ def augment(pictures, generator):
     x, y = (1 - side) * uniform(-1, 1), (1 - side) * uniform(-1, 1)
     cos, sin = side * angle.cos(), side * angle.sin()
     maps = torch.stack([cos * mirror, -sin, x, sin * mirror, cos, y], 1).view(-1, 2, 3)
-    ink = 1 - to_float(pictures)  # what is outside becomes 0, and so white
+    ink = 1 - pictures  # what is outside becomes 0, and so white
     grid = functional.affine_grid(maps, ink.shape, align_corners=False)
     turned = functional.grid_sample(ink, grid, align_corners=False)
     return (1 - turned).contiguous(memory_format=torch.channels_last)

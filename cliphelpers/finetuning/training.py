@@ -1,26 +1,22 @@
 """Fine-tuning of any encoder: one training loop, with a head (ML) or by cosine similarity (CS)."""
 
-import copy
 import io
-import math
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import astuple, dataclass, replace
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from dataclasses import astuple, dataclass
+from functools import cache
 from threading import Event
 
 import numpy as np
 import pandas as pd
 import torch
 from timm.optim import param_groups_weight_decay
-from torch import nn
-from torch.nn import functional
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+from torch import nn, optim
 
 from cliphelpers.cache import cache_folder, kept, key_of, load_arrays, save_arrays
 from cliphelpers.classifiers import NearestMean
 from cliphelpers.encoders.encoder import Encoder
-from cliphelpers.finetuning.augmentation import augment, to_float
-from cliphelpers.finetuning.losses import contrastive_loss
+from cliphelpers.finetuning.augmentation import augment
+from cliphelpers.finetuning.model import Model
 from cliphelpers.images import digests, read_image
 from cliphelpers.index import targets
 from cliphelpers.parallel import CORES, thread_pool
@@ -61,14 +57,10 @@ class Recipe:
     head_rate: float = 1e-3
 
     def __post_init__(self):
-        if self.epochs < 1 or self.batch < 2:
-            raise ValueError(
-                "Fine-tuning takes 1 epoch or more and batches of 2 or more pictures, not "
-                f"{self.epochs} and {self.batch}"
-            )
-        for rate in (self.rate, self.head_rate):
-            if not 0 < rate < math.inf:
-                raise ValueError(f"A learning rate must be a number above 0, not {rate}")
+        rates = self.rate, self.head_rate
+        if self.epochs < 1 or self.batch < 2 or not all(0 < rate < np.inf for rate in rates):
+            least = "1 epoch, batches of 2 pictures and learning rates above 0"
+            raise ValueError(f"Fine-tuning takes at least {least}, not {self}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,19 +104,16 @@ class FineTuned:
     encoder : Encoder
         As any other: for ``extract_features`` and every classifier.
     head : tuple (W, b), or None
-    epoch : int
-        The chosen one; 0 is the start.
     curves : DataFrame
-        What the training was (split, encoder, features, method, shots, seed, fold), ``chosen``,
-        and epoch, part ("train" or "validation"), loss and accuracy. Of the training part
-        as it was learnt from, augmented and while the weights moved; of the validation part
-        after the epoch, and also before the first one.
+        What the training was (split, encoder, features, method, shots, seed, fold), the
+        ``chosen`` epoch, where 0 is the start, and epoch, part ("train" or "validation"), loss
+        and accuracy. Of the training part as it was learnt from, augmented and while the
+        weights moved; of the validation part after the epoch, and also before the first one.
     """
 
     training: Training
     encoder: Encoder
     head: tuple | None
-    epoch: int
     curves: pd.DataFrame
 
 
@@ -165,36 +154,30 @@ def fine_tune(trainings):
     out-of-distribution, 2022, section 3.4: why the head starts from the linear probe.
     """
     cpu = all(training.encoder.device == "cpu" for training in trainings)
-    stop = Event()
     total = sum(training.recipe.epochs * len(training.fold.train) for training in trainings)
-    with (
-        thread_pool() if cpu else ThreadPoolExecutor(1) as pool,
-        progress(total=total, unit="image", desc="training") as bar,
-    ):
-        futures = [pool.submit(_finish, training, bar, stop) for training in trainings]
+    bar, stop = progress(total=total, unit="image", desc="training"), Event()
+    with bar, thread_pool() if cpu else ThreadPoolExecutor(1) as pool:
         try:
+            futures = [pool.submit(_finish, training, bar, stop) for training in trainings]
             for future in as_completed(futures):
                 future.result()
-        except BaseException:
+        finally:  # after an error or an interrupt no training goes on
             stop.set()
             pool.shutdown(cancel_futures=True)
-            raise
-    return (_tuned(training) for training in trainings)
+    return map(_tuned, trainings)
 
 
 def _tuned(training):
     """The FineTuned of a training that is kept on disk."""
     encoder, fold, arrays = training.encoder, training.fold, _finish(training)
     curves = pd.DataFrame({name: arrays.pop(name) for name in CURVES})
-    epoch = int(arrays.pop("chosen"))
-    where = {"split": fold.split, "encoder": encoder.name, "features": encoder.features}
-    where |= {"method": training.method, "shots": fold.shots, "seed": fold.seed}
-    curves = curves.assign(**where, fold=fold.number, chosen=epoch)
-    model = _Model(encoder, training.head)
+    curves = curves.assign(
+        split=fold.split, encoder=encoder.name, features=encoder.features, method=training.method,
+        shots=fold.shots, seed=fold.seed, fold=fold.number, chosen=int(arrays.pop("chosen")),
+    )  # fmt: skip
+    model = Model(encoder, training.head)
     model.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
-    head = model.head and (model.head.weight.detach().T.numpy(), model.head.bias.detach().numpy())
-    encoder = replace(encoder, module=model.tower, projection=model.projection)
-    return FineTuned(training, encoder, head, epoch, curves)
+    return FineTuned(training, *model.parts(), curves)
 
 
 def _finish(training, bar=None, stop=None):
@@ -202,18 +185,17 @@ def _finish(training, bar=None, stop=None):
     encoder, fold, y = training.encoder, training.fold, targets(training.index)
     files = digests(training.index.path.iloc[np.concatenate([fold.train, fold.val])])
     data = (files, y[fold.train], y[fold.val], int(y.max()))
-    projection = encoder.projection and encoder.projection.state_dict()
-    projection = projection and {name: value.cpu().numpy() for name, value in projection.items()}
+    projection = encoder.projection and _arrays(encoder.projection.state_dict())
     start = (encoder.key, projection, encoder.logit_scale, training.head)
     parts = (FORMAT, *data, *start, astuple(training.recipe), fold.seed or 0)
     checkpoint = cache_folder() / "checkpoints" / f"{key_of(*parts)}.npz"
-    arrays = kept("fine-tuned", parts, lambda: _train(training, y, checkpoint, bar, stop))
+    arrays = kept("fine-tuned", parts, lambda: _train(training, checkpoint, bar, stop))
     checkpoint.unlink(missing_ok=True)
     return arrays
 
 
-def _train(training, y, checkpoint, bar, stop):
-    run = _Run(training, y)
+def _train(training, checkpoint, bar, stop):
+    run = _Run(training)
     if (saved := load_arrays(checkpoint)) is not None:
         run.restore(torch.load(io.BytesIO(saved["torch"].tobytes()), weights_only=True))
     else:
@@ -225,190 +207,124 @@ def _train(training, y, checkpoint, bar, stop):
         torch.save(run.state(), buffer)
         save_arrays(checkpoint, {"torch": np.frombuffer(buffer.getvalue(), np.uint8)})
     columns = dict(zip(CURVES, map(np.array, zip(*run.curves, strict=True)), strict=True))
-    weights = {name: value.cpu().numpy() for name, value in run.best["weights"].items()}
-    return columns | weights | {"chosen": np.array(run.best["epoch"])}
+    return columns | _arrays(run.best["weights"]) | {"chosen": np.array(run.best["epoch"])}
+
+
+def _arrays(state):
+    """A dict of names to tensors as one of names to arrays."""
+    return {name: value.cpu().numpy() for name, value in state.items()}
 
 
 class _Run:
     """A training under way: the model, all that moves it, and what was seen so far."""
 
-    def __init__(self, training, y):
-        self.encoder, self.recipe = training.encoder, training.recipe
-        self.title = f"{self.encoder.name}, {training.method}"
-        self.train = _Pictures(self.encoder, training.index, training.fold.train, y)
-        self.val = _Pictures(self.encoder, training.index, training.fold.val, y)
-        if not training.head and self.train.y.bincount().max() < 2:
+    moving = "model", "optimizer", "schedule"  # the parts with a state of their own
+
+    def __init__(self, training):
+        fold, self.training, self.batch = training.fold, training, training.recipe.batch
+        self.train, self.val = torch.as_tensor(fold.train), torch.as_tensor(fold.val)
+        self.y = torch.from_numpy(targets(training.index))
+        if not training.head and self.y[self.train].bincount().max() < 2:
             raise FineTuneError("CS pulls pictures of one class together: give 2 a class or more")
-        self.model = _Model(self.encoder, training.head)
-        self.model.to(self.encoder.device).requires_grad_(True)
-        steps = self.recipe.epochs * math.ceil(len(self.train.y) / self.recipe.batch)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, self.recipe))
+        encoder, paths = training.encoder, training.index.path.to_numpy()
+
+        def read(row):
+            return encoder.preprocess(read_image(paths[row]))
+
+        few = (len(fold.train) + len(fold.val)) * 3 * encoder.preprocess.size**2 <= IN_MEMORY
+        self.read = cache(read) if few else read
+        self.model = Model(encoder, training.head)
+        self.model.to(encoder.device).requires_grad_(True)
+        self.optimizer = optim.AdamW(_parameter_groups(self.model, training.recipe))
+        steps = training.recipe.epochs * len(self.train.split(self.batch))
         self.schedule = warm_up_and_cosine(self.optimizer, steps)
-        self.generator = torch.Generator().manual_seed(training.fold.seed or 0)  # its own
-        device = self.encoder.device
-        self.half = device != "cpu" and torch.cuda.is_bf16_supported(including_emulation=False)
+        self.generator = torch.Generator().manual_seed(fold.seed or 0)  # its own
         self.epoch, self.curves, self.best = 0, [], None
 
     def state(self):
         """All that a checkpoint holds: numbers, texts and tensors."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "generator": self.generator.get_state(),
-            "run": {"epoch": self.epoch, "curves": self.curves, "best": self.best},
-        }
+        state = {name: getattr(self, name).state_dict() for name in self.moving}
+        seen = {"epoch": self.epoch, "curves": self.curves, "best": self.best}
+        return state | {"generator": self.generator.get_state(), "run": seen}
 
     def restore(self, state):
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        """Go on where a checkpoint was."""
+        for name in self.moving:
+            getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
         vars(self).update(state["run"])
 
     def learn(self, bar, stop):
         """One epoch: every picture once, augmented."""
         self.epoch += 1
-        seen, outputs, total = [], [], 0.0
-        order = self._order()
-        for rows, pictures in self.train.batches(self.recipe.batch, order):
+        order, outputs, total = self._order(), [], 0.0
+        for rows, pictures in self._batches(order):
             if stop.is_set():
-                raise FineTuneError(f"{self.title} was stopped in epoch {self.epoch}")
-            Z = self._outputs(augment(pictures, self.generator))
-            loss = self._loss(Z, self.train.y[rows])
+                raise CancelledError
+            Z = self.model(augment(pictures, self.generator))
+            loss = self._loss(Z, self.y[rows])
             self.optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
             self.optimizer.step()
             self.schedule.step()
-            seen.append(rows)
             outputs.append(Z.detach().cpu())
             total += loss.item() * len(rows)
             bar.update(len(rows))
-        Z, y = torch.cat(outputs), self.train.y[torch.cat(seen)]
-        self._note("train", total / len(y), self._accuracy(Z, y, Z, y))
+        Z, y = torch.cat(outputs), self.y[order]
+        self._note("train", total / len(y), Z, y, Z, y)
 
     @torch.no_grad()
     def validate(self):
         """Loss and accuracy on validation, and the best weights so far."""
-        if len(self.val.y):
-            Z = self._all_outputs(self.val)
-            means = None if self.model.head else self._all_outputs(self.train)
+        score = (self.epoch, 0)
+        if len(self.val):
+            Z, y = self._outputs(self.val), self.y[self.val]
+            known = None if self.model.head else self._outputs(self.train)
             parts = -(-len(Z) // LOSS_BLOCK)  # of every class some, since rows stand by class
-            losses = [self._loss(Z[part::parts], self.val.y[part::parts]) for part in range(parts)]
-            accuracy = self._accuracy(Z, self.val.y, means, self.train.y)
-            self._note("validation", float(sum(losses)) / parts, accuracy)
-        score = (self.curves[-1][3], -self.curves[-1][2]) if len(self.val.y) else (self.epoch, 0)
+            loss = sum(self._loss(Z[part::parts], y[part::parts]).item() for part in range(parts))
+            self._note("validation", loss / parts, Z, y, known, self.y[self.train])
+            score = (self.curves[-1][3], -loss)
         if self.best is None or score > tuple(self.best["score"]):
             weights = {name: value.clone() for name, value in self.model.state_dict().items()}
             self.best = {"epoch": self.epoch, "score": score, "weights": weights}
 
     def _order(self):
         """Rows of the training part, shuffled; for CS in groups of one class."""
-        order = torch.randperm(len(self.train.y), generator=self.generator)
+        order = self.train[torch.randperm(len(self.train), generator=self.generator)]
         if self.model.head:
             return order
-        sizes = self.train.y.bincount().tolist()
-        by_class = order[self.train.y[order].argsort(stable=True)].split(sizes)
+        y = self.y[order]
+        by_class = order[y.argsort(stable=True)].split(y.bincount().tolist())
         groups = [group for members in by_class for group in members.split(GROUP)]
         shuffled = torch.randperm(len(groups), generator=self.generator).tolist()
         return torch.cat([groups[number] for number in shuffled])
 
-    def _outputs(self, pictures):
-        """Scores (ML) or embeddings (CS) of pictures in [0, 1]: (B, C) or (B, D)."""
-        with torch.autocast(self.encoder.device, torch.bfloat16, enabled=self.half):
-            return self.model(pictures.to(self.encoder.device)).float()
+    def _batches(self, rows):
+        """Yield the rows batch by batch, each with its pictures: float (B, 3, S, S) in [0, 1]."""
+        with ThreadPoolExecutor(CORES) as pool:
+            for some in rows.split(self.batch):
+                pictures = torch.from_numpy(np.stack([*pool.map(self.read, some.tolist())]))
+                yield some, pictures.permute(0, 3, 1, 2).float() / 255
 
-    def _all_outputs(self, part):
-        batches = part.batches(self.recipe.batch, torch.arange(len(part.y)))
-        return torch.cat([self._outputs(to_float(pictures)).cpu() for _, pictures in batches])
+    def _outputs(self, rows):
+        return torch.cat([self.model(some).cpu() for _, some in self._batches(rows)])
 
     def _loss(self, Z, y):
-        y = y.to(Z.device)
-        loss = functional.cross_entropy(Z, y) if self.model.head else contrastive_loss(Z, y)
+        loss = self.model.loss(Z, y.to(Z.device))
         if not loss.isfinite():
-            raise FineTuneError(
-                f"The loss of {self.title} is not finite in epoch {self.epoch}: lower the learning "
-                f"rates (encoder {self.recipe.rate:g}, head {self.recipe.head_rate:g}). "
-                "What was kept after the epoch before is still there"
-            )
+            what = f"The loss of {self.training.encoder.name}, {self.training.method}"
+            todo = f"lower the rates of {self.training.recipe}. The epochs before it are kept"
+            raise FineTuneError(f"{what} is not finite in epoch {self.epoch}: {todo}")
         return loss
 
-    def _accuracy(self, Z, y, known, known_y):
-        """Share of right answers, of the scores (ML) or of the nearest class mean (CS)."""
+    def _note(self, part, loss, Z, y, known, known_y):
+        """Add to the curves; right is the largest score (ML) or the nearest class mean (CS)."""
         if not self.model.head:
             means = NearestMean().fit(known.numpy(), known_y.numpy(), int(known_y.max()) + 1)
             Z = torch.from_numpy(means.scores(Z.numpy())[0])
-        return (Z.argmax(1) == y).double().mean().item()
-
-    def _note(self, part, loss, accuracy):
+        accuracy = (Z.argmax(1) == y).double().mean().item()
         self.curves.append((self.epoch, part, loss, accuracy))
-
-
-class _Model(nn.Module):
-    """Image tower, projection to the joint embedding (CLIP) and head (ML), to be trained."""
-
-    def __init__(self, encoder, head):
-        super().__init__()
-        mean, std = torch.tensor([encoder.preprocess.mean, encoder.preprocess.std])
-        self.register_buffer("mean", mean.view(3, 1, 1), persistent=False)
-        self.register_buffer("std", std.view(3, 1, 1), persistent=False)
-        projection = encoder.projection if encoder.joint else None
-        self.tower, self.projection = copy.deepcopy((encoder.module, projection))
-        self.scale, self.head = encoder.logit_scale, None
-        if head:
-            weight, bias = map(torch.as_tensor, head)
-            self.head = nn.Linear(*weight.shape)
-            self.head.load_state_dict({"weight": weight.T, "bias": bias})
-
-    def forward(self, pictures):
-        X = self.tower((pictures - self.mean) / self.std)
-        if self.projection is not None:
-            X = self.scale * functional.normalize(self.projection(X), dim=-1)
-        return X if self.head is None else self.head(X)
-
-
-class _Pictures:
-    """The preprocessed pictures of some rows, in batches of uint8; decoded once if they are few.
-
-    Parameters
-    ----------
-    encoder : Encoder
-    index : DataFrame
-    rows : int array
-    y : int array
-        Class numbers of the whole index.
-
-    Attributes
-    ----------
-    y : int64 tensor
-        Class numbers of the rows.
-    """
-
-    def __init__(self, encoder, index, rows, y):
-        self.preprocess, self.paths = encoder.preprocess, list(index.path.iloc[rows])
-        self.y = torch.from_numpy(y[rows])
-        self.few = len(rows) * 3 * encoder.preprocess.size**2 <= IN_MEMORY
-        self.decoded = {}
-
-    def batches(self, size, order):
-        """Yield (positions, uint8 tensor (B, S, S, 3)); threads decode one batch ahead."""
-        ahead = deque()
-        with ThreadPoolExecutor(CORES) as pool:
-            for rows in [*order.split(size), None]:
-                if rows is not None:
-                    ahead.append((rows, [pool.submit(self._read, row) for row in rows.tolist()]))
-                if len(ahead) > 1 or rows is None:
-                    rows, pictures = ahead.popleft()
-                    yield rows, torch.from_numpy(np.stack([one.result() for one in pictures]))
-
-    def _read(self, row):
-        picture = self.decoded.get(row)
-        if picture is None:
-            picture = self.preprocess(read_image(self.paths[row]))
-            if self.few:
-                self.decoded[row] = picture
-        return picture
 
 
 def _parameter_groups(model, recipe):
@@ -417,16 +333,14 @@ def _parameter_groups(model, recipe):
     Weight decay is for the weights of linear layers and convolutions alone: not for biases,
     norms and other vectors, nor for free parameters such as class tokens and positions.
     """
-    size = model.head.weight.detach().square().mean().sqrt().item() if model.head else 1.0
-    rates = {"tower": recipe.rate, "projection": recipe.rate}
-    rates["head"] = recipe.head_rate * (size or 1.0)
     groups = []
     for name, part in model.named_children():
+        rate = recipe.rate
+        if name == "head":
+            rate = recipe.head_rate * (part.weight.square().mean().sqrt().item() or 1.0)
         free = [key for key, _ in part.named_parameters() if not key.endswith("weight")]
-        groups += [
-            group | {"lr": rates[name]}
-            for group in param_groups_weight_decay(part, WEIGHT_DECAY, free)
-        ]
+        made = param_groups_weight_decay(part, WEIGHT_DECAY, no_weight_decay_list=free)
+        groups += [group | {"lr": rate} for group in made]
     return groups
 
 
@@ -437,6 +351,6 @@ def warm_up_and_cosine(optimizer, steps):
     without restarts.
     """
     warm = max(round(WARM_UP * steps), 1)
-    rise = LinearLR(optimizer, 1 / warm, total_iters=warm - 1)
-    fall = CosineAnnealingLR(optimizer, max(steps - warm, 1))
-    return SequentialLR(optimizer, [rise, fall], milestones=[warm])
+    rise = optim.lr_scheduler.LinearLR(optimizer, 1 / warm, total_iters=warm - 1)
+    fall = optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps - warm, 1))
+    return optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[warm])

@@ -5,11 +5,3 @@ Each tool is controls above a page of HTML that a function makes of their values
 has computed, so that a change shows at once, and are worth showing in a live front end alone: see
 :func:`cliphelpers.progress.live`.
 """
-
-from cliphelpers.widgets.alpha import alpha_widget
-from cliphelpers.widgets.pictures import before_after_widget
-from cliphelpers.widgets.probes import probe_widget
-from cliphelpers.widgets.prompts import prompt_widget
-from cliphelpers.widgets.shots import shots_widget
-
-__all__ = ["alpha_widget", "before_after_widget", "probe_widget", "prompt_widget", "shots_widget"]

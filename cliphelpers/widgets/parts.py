@@ -14,7 +14,7 @@ from cliphelpers.images import read_image
 from cliphelpers.plots import RIGHT, WRONG, draw_lines
 
 SHOWN = 12  # pictures of a kind
-WIDTH = 840  # pixels: two controls, or six large pictures
+WIDTH = 820  # pixels: two controls, 6 large pictures or 12 small ones
 
 
 def interactive(show, **controls):
@@ -93,11 +93,12 @@ def image(save, kind, style="", **more):
 
 def lines(table, x, hue, at, **axis):
     """Shares against a column as lines, with an upright line where the control stands."""
-    figure = Figure((7, 3.6), layout="none")  # without a layout engine in half the time
-    place = figure.add_axes((0.1, 0.16, 0.88, 0.8), ylabel="top-1 accuracy", **axis)
+    figure = Figure((6, 3.6), layout="none")  # without a layout engine in half the time
+    place = figure.add_axes((0.14, 0.16, 0.84, 0.8), ylabel="top-1 accuracy", **axis)
     draw_lines(place, table, x, hue)
     place.axvline(at, color="0.35", linestyle="--")
     place.minorticks_off()
+    place.xaxis.set_major_formatter("{x:g}")  # powers of ten as mathtext are slow
     place.legend()
     return image(figure.savefig, "png", dpi=80)
 
@@ -109,19 +110,19 @@ def _thumbnail(path, side):
     return image(picture.save, "jpeg", f"width:{side}px;height:{side}px;object-fit:contain")
 
 
-def gallery(title, paths, captions=None, side=64):
+def gallery(title, paths, captions=None, side=48):
     """The first pictures in rows, each with a line of HTML below it, under a title of HTML."""
     more = f", the first {SHOWN}" if len(paths) > SHOWN else ""
-    style = f"width:{side + 24}px;margin:0 0 8px;text-align:center;font-size:12px"
+    style = f"width:{side + 16}px;margin:0 0 8px;text-align:center;font-size:12px"
     figures = [
         f'<figure style="{style};overflow-wrap:anywhere">{_thumbnail(path, side)}'
         f"<figcaption>{caption}</figcaption></figure>"
         for path, caption in zip(paths[:SHOWN], captions or [""] * SHOWN, strict=False)
     ]
-    return f"<div>{title}{more}</div>{beside(*figures or ['no pictures'])}"
+    rows = beside(*figures or ["no pictures"])
+    return f'<div style="max-width:{WIDTH}px">{title}{more}{rows}</div>'
 
 
 def beside(*columns):
     """HTML from left to right, as far as there is room."""
-    style = f"display:flex;flex-wrap:wrap;max-width:{WIDTH}px;line-height:1.25"
-    return f'<div style="{style}">{"".join(columns)}</div>'
+    return f'<div style="display:flex;flex-wrap:wrap;line-height:1.25">{"".join(columns)}</div>'

@@ -13,7 +13,7 @@ from cliphelpers.splits import test_rows
 from cliphelpers.widgets import parts
 
 _STRENGTHS = [float(f"{10**power:.1e}") for power in np.linspace(-6, 1, 29)]
-_MOST = 12  # confusions in the table
+_MOST = 8  # confusions in the table
 _BLOCK = 2048  # pictures whose scores with all strengths are in memory at once
 
 
@@ -101,5 +101,5 @@ def _taken_for(label, told, paths):
     page = f"<br><b>{parts.escaped(label)}, {len(told)} test pictures</b>"
     for name in sorted(counts.index, key=lambda name: name == label):  # the right ones last
         title = f"taken for {parts.escaped(name)}: {counts[name]}"
-        page += parts.gallery(title, paths[told == name], side=64)
+        page += parts.gallery(title, paths[told == name])
     return page

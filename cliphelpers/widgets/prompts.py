@@ -88,7 +88,7 @@ def prompt_widget(clips, features, weights, index, words, templates, rows):
             _, _, reason = str(problem).partition(": ")
             return parts.red(f"Cannot read {name}: {reason}")
         shares = softmax(x @ told.T / temperature, axis=1)[0]
-        likeliest = pd.DataFrame({"share": shares, parts.escaped(name): names}).nlargest(5, "share")
+        likeliest = pd.DataFrame({parts.escaped(name): names, "share": shares}).nlargest(5, "share")
         return parts.beside(shown, parts.table(likeliest))
 
     def show(encoder, factor, extra, only, seed, upload, **fields):
@@ -115,9 +115,8 @@ def prompt_widget(clips, features, weights, index, words, templates, rows):
         ]
         page = parts.gallery(title, part.path.iloc[among[some]], captions, side=112)
         for file in upload:
-            page += own_page(
-                encoder, file["name"], bytes(file["content"]), told, temperature, names
-            )
+            picture = encoder, file["name"], bytes(file["content"])
+            page = own_page(*picture, told, temperature, names) + page
         return page
 
     fields = {}
@@ -133,7 +132,7 @@ def prompt_widget(clips, features, weights, index, words, templates, rows):
         extra=_text("extra classes", placeholder="a tennis ball, a red balloon"),
         only=_text("only classes", placeholder="apple, pear (all if empty)"),
         seed=parts.control(ipywidgets.IntSlider, "other pictures", max=99),
-        upload=ipywidgets.FileUpload(accept="image/*", description="Your own picture"),
+        upload=ipywidgets.FileUpload(accept="image/*", description="Own picture"),
     )
 
 

@@ -1,14 +1,15 @@
 """The image towers of `--labels` as encoders: clip-mini's twins that learned labels, not captions.
 
-    module:data/weights/label_twin.py@data/weights/clip-mini-vit-labels.safetensors
+module:data/weights/label_twin.py@data/weights/clip-mini-vit-labels.safetensors
 """
 
 from pathlib import Path
 
 from clip.model import ModifiedResNet, VisionTransformer
 
-from cliphelpers.encoders import CLIP_MEAN, CLIP_STD, Encoder, Preprocess, read_state
-from cliphelpers.encoders.openai import before_projection
+from cliphelpers import Encoder, Preprocess, read_state
+from cliphelpers.encoders.preprocess import CLIP_MEAN, CLIP_STD
+from cliphelpers.encoders.pretrained import before_projection
 
 JOINT = 256
 

@@ -1,4 +1,4 @@
-"""cliphelpers.data against layouts made here and splits computed by hand."""
+"""cliphelpers.index against layouts made here."""
 
 import os
 import unicodedata
@@ -7,17 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliphelpers.data import (
-    by_clip,
+from cliphelpers.index import (
     classes,
     clip_of,
-    few_shot,
     index_images,
-    make_splits,
-    official,
     prompt_names,
-    random,
     shared_names,
+    summary,
     targets,
 )
 
@@ -130,8 +126,9 @@ def test_the_order_of_the_directory_does_not_matter(tmp_path, monkeypatch):
         def __exit__(self, *_):
             pass
 
-    scandir = os.scandir
+    scandir, listdir = os.scandir, os.listdir
     monkeypatch.setattr(os, "scandir", Reversed)
+    monkeypatch.setattr(os, "listdir", lambda folder: sorted(listdir(folder), reverse=True))
     pd.testing.assert_frame_equal(index_images(tmp_path), expected)
     assert list(expected.path) == sorted(expected.path, key=lambda p: (p.split(os.sep)[-2], p))
 
@@ -236,258 +233,30 @@ def test_manifest_with_missing_pictures(tmp_path):
         index_images(file)
 
 
-# ------------------------------------------------------------------------------- splits
-
-
-def index_of(*groups):
-    """An index of (label, split, clip, number of pictures) groups, in that order."""
-    made = [
-        (f"/data/{label}/{split}{clip}-{i}.png", label, split, clip)
-        for label, split, clip, count in groups
-        for i in range(count)
-    ]
-    index = pd.DataFrame(made, columns=["path", "label", "split", "clip"])
-    index.attrs = {"root": "/data", "name": "data"}
-    return index
-
-
-def counts(index, positions):
-    return index.label.iloc[positions].value_counts().to_dict()
-
-
-def clips(index, positions):
-    return set(clip_of(index)[positions])
-
-
-def equal_folds(one, other):
-    parts = ("train", "val", "test")
-    return all(
-        np.array_equal(getattr(a, part), getattr(b, part))
-        for a, b in zip(one, other, strict=True)
-        for part in parts
-    )
-
-
 def test_classes_targets_and_clips():
-    index = index_of(("b", "", "", 1), ("a", "", "r0", 1), ("b", "", "r1", 1))
+    rows = [("/b/0.png", "b", ""), ("/a/0.png", "a", "r0"), ("/b/1.png", "b", "r1")]
+    index = pd.DataFrame(rows, columns=["path", "label", "clip"])
     assert classes(index) == ["a", "b"]
     assert targets(index).tolist() == [1, 0, 1] and targets(index).dtype == np.int64
-    assert list(clip_of(index)) == ["/data/b/-0.png", "a/r0", "b/r1"]
+    assert list(clip_of(index)) == ["/b/0.png", "a/r0", "b/r1"]
 
 
-def test_official_takes_whole_clips_for_validation():
-    index = index_of(
-        ("apple", "train", "r0", 3),  # rows 0 to 2
-        ("apple", "train", "r1", 2),  # rows 3 and 4
-        ("apple", "test", "r0", 2),  # rows 5 and 6
-        ("fig", "train", "r0", 4),  # rows 7 to 10: a single clip stays in training
-        ("fig", "test", "r0", 1),  # row 11
-    )
-    drawn = set()
-    for seed in range(20):
-        (fold,) = official(index, seed)
-        assert fold.test.tolist() == [5, 6, 11]
-        assert fold.fit.tolist() == [0, 1, 2, 3, 4, 7, 8, 9, 10]
-        drawn.add((tuple(fold.train), tuple(fold.val)))
-    rest = (7, 8, 9, 10)
-    assert drawn == {((0, 1, 2, *rest), (3, 4)), ((3, 4, *rest), (0, 1, 2))}
-
-
-def test_official_without_clips_takes_a_fifth_of_every_class():
-    sizes = {"a": 1, "b": 2, "c": 3, "d": 10, "e": 13}
-    groups = [(label, "train", "", size) for label, size in sizes.items()]
-    index = index_of(*groups, *((label, "test", "", 1) for label in sizes))
-    (fold,) = official(index)
-    assert counts(index, fold.val) == {"b": 1, "c": 1, "d": 2, "e": 3}  # 13 / 5 = 2.6
-    assert counts(index, fold.train) == {"a": 1, "b": 1, "c": 2, "d": 8, "e": 10}
-    assert fold.test.tolist() == list(range(29, 34))
-
-
-def test_official_with_a_validation_folder_keeps_it():
-    index = index_of(
-        ("a", "val", "r0", 2),
-        ("a", "train", "r0", 3),
-        ("a", "train", "r1", 1),
-        ("a", "test", "", 1),
-    )
-    (fold,) = official(index)
-    assert (fold.train.tolist(), fold.val.tolist(), fold.test.tolist()) == (
-        [2, 3, 4, 5],
-        [0, 1],
-        [6],
-    )
-
-
-def test_official_needs_a_test_part():
-    with pytest.raises(ValueError, match="no official test part: use the split by_clip or random"):
-        official(index_of(("a", "train", "", 3)))
-
-
-def test_by_clip_by_hand():
-    index = index_of(
-        ("apple", "train", "r0", 2),  # rows 0 and 1, fold 0
-        ("apple", "test", "r1", 1),  # row 2, fold 1
-        ("fig", "train", "r0", 1),  # row 3, fold 1: the second class begins there
-        ("fig", "train", "r1", 1),  # row 4, fold 0
-        ("fig", "train", "r2", 1),  # row 5, fold 1
-        ("pear", "train", "r0", 2),  # rows 6 and 7: a single clip stays in training
-    )
-    first, second = by_clip(index)  # as many folds as apple has clips
-    assert first.test.tolist() == [0, 1, 4]
-    assert second.test.tolist() == [2, 3, 5]
-    # In the first fold fig has r0 and r2 left: one of them validates, whole.
-    assert first.val.tolist() in ([3], [5])
-    assert first.fit.tolist() == [2, 3, 5, 6, 7]
-    # In the second no class has two clips left, so a fifth of each with two pictures validates.
-    assert counts(index, second.val) == {"apple": 1, "pear": 1}
-    assert second.fit.tolist() == [0, 1, 4, 6, 7]
-
-
-def random_index(seed):
-    """Up to 8 classes of 1 to 5 clips of 1 to 6 pictures, official test frames in every clip."""
-    rng = np.random.default_rng(seed)
-    groups = [("two", "train", "r0", 2), ("two", "test", "r1", 2)]
-    for label in range(rng.integers(1, 8)):
-        for clip in range(rng.integers(1, 6)):
-            size = int(rng.integers(1, 7))
-            groups += [
-                (f"c{label}", "train", f"r{clip}", size),
-                (f"c{label}", "test", f"r{clip}", 1),
-            ]
-    return index_of(*groups).sample(frac=1, random_state=seed).reset_index(drop=True)
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_by_clip_tests_every_clip_once_and_keeps_one_for_training(seed):
-    index = random_index(seed)
-    folds = by_clip(index, seed)
-    several = index.groupby("label")["clip"].transform("nunique") > 1
-    tested = np.concatenate([fold.test for fold in folds])
-    assert sorted(tested) == list(np.flatnonzero(several))
-    for fold in folds:
-        assert set(index.label.iloc[fold.train]) == set(index.label)
-        assert not clips(index, fold.test) & clips(index, fold.fit)
-
-
-@pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("split", [official, by_clip, random])
-def test_parts_are_disjoint_and_validation_is_whole_clips_out_of_training(split, seed):
-    index = random_index(seed)
-    for fold in split(index, seed):
-        both = np.concatenate([fold.fit, fold.test])
-        assert len(set(both)) == len(both) == len(index)
-        assert len(fold.val) and np.array_equal(fold.fit, np.union1d(fold.train, fold.val))
-        left = index.iloc[fold.fit].groupby("label")["clip"].nunique()
-        if (left > 1).any():
-            assert not clips(index, fold.val) & clips(index, fold.train)
-            assert len(clips(index, fold.val)) == (left > 1).sum()  # one clip of each such class
-    assert equal_folds(split(index, seed), split(index, seed))
-
-
-def test_by_clip_needs_two_clips_of_a_class():
-    with pytest.raises(ValueError, match="No class has two clips"):
-        by_clip(index_of(("a", "", "r0", 3), ("b", "", "", 3)))
-
-
-def test_random_is_stratified():
-    sizes = {"a": 1, "b": 2, "c": 8, "d": 10, "e": 40}
-    index = index_of(*((label, "", "", size) for label, size in sizes.items()))
-    (fold,) = random(index, seed=1)
-    assert counts(index, fold.test) == {"b": 1, "c": 2, "d": 2, "e": 10}
-    assert counts(index, fold.val) == {"c": 1, "d": 2, "e": 6}  # a fifth of what is left
-    assert counts(index, fold.train) == {"a": 1, "b": 1, "c": 5, "d": 6, "e": 24}
-    assert equal_folds([fold], random(index, seed=1))
-    assert not equal_folds([fold], random(index, seed=2))
-
-
-def test_make_splits_gives_those_that_are_possible():
-    index = index_of(("a", "train", "", 8), ("a", "test", "", 2))
-    with pytest.warns(UserWarning, match="Without the split by_clip. No class has two clips"):
-        splits = make_splits(index, ["official", "by_clip", "random"])
-    assert list(splits) == ["official", "random"]
-    assert equal_folds(splits["official"], official(index))
-
-
-def test_make_splits_falls_back_to_random():
-    index = index_of(("a", "", "", 8))
-    with pytest.warns(UserWarning, match="Without the split official. There is no official test"):
-        splits = make_splits(index, ["official"])
-    assert list(splits) == ["random"]
-
-
-def test_make_splits_refuses_an_unknown_name():
-    with pytest.raises(
-        ValueError, match="Unknown split 'clips': use some of official, by_clip, ra"
-    ):
-        make_splits(index_of(("a", "", "", 8)), ["clips"])
-
-
-# ------------------------------------------------------------------------------- few-shot
-
-
-def drawn(index, k, seed=0):
-    """The pictures that few_shot draws, relative to the root."""
-    picked, _ = few_shot(index, k, seed)
-    return [os.path.relpath(path, index.attrs["root"]) for path in index.path.iloc[picked]]
-
-
-def test_few_shot_is_nested_and_takes_k_of_every_class():
-    index = index_of(("a", "", "", 30), ("b", "", "", 20))
-    for seed in range(5):
-        fewer = set()
-        for k in (1, 2, 4, 8, 16):
-            picked, short = few_shot(index, k, seed)
-            assert counts(index, picked) == {"a": k, "b": k} and short == {}
-            assert np.array_equal(picked, np.unique(picked)) and fewer <= set(picked)
-            fewer = set(picked)
-
-
-def test_few_shot_says_which_classes_are_short():
-    index = index_of(("a", "", "", 3), ("b", "", "", 5), ("c", "", "", 1), ("d", "", "", 4))
-    picked, short = few_shot(index, 4)
-    assert short == {"a": 3, "c": 1}
-    assert counts(index, picked) == {"a": 3, "b": 4, "c": 1, "d": 4}
-
-
-def test_few_shot_seeds_differ():
-    index = index_of(("a", "", "", 50))
-    assert len({tuple(few_shot(index, 5, seed)[0]) for seed in range(10)}) == 10
-
-
-def test_few_shot_takes_pictures_evenly():
-    index = index_of(("a", "", "", 4))
-    taken = np.bincount([few_shot(index, 1, seed)[0][0] for seed in range(400)], minlength=4)
-    assert taken.min() > 65  # 100 expected with a standard deviation of 8.7
-
-
-def test_few_shot_is_the_same_on_every_machine():
-    # The k pictures with the smallest SHA-256 of seed, label and path below the root.
-    index = index_of(("Apple Red 1", "", "", 12), (NFC, "", "", 12))
-    assert drawn(index, 2, seed=0) == [
-        "Apple Red 1/-2.png",
-        "Apple Red 1/-9.png",
-        "Äpfel/-4.png",
-        "Äpfel/-8.png",
-    ]
-
-
-def test_few_shot_follows_a_moved_and_renamed_folder_and_any_order_of_rows(tmp_path):
-    names = [f"train/{label}/{i}.png" for label in ("cat", NFC) for i in range(20)]
-    here = tree(tmp_path / "here", *names)
-    before = drawn(index_images(here), 3)
-    there = tmp_path / "a new" / "place"
-    there.parent.mkdir()
-    here.rename(there)
-    index = index_images(there)
-    assert drawn(index, 3) == before
-    assert sorted(drawn(index.iloc[::-1], 3)) == sorted(before)
-    assert drawn(index[index.label == "cat"], 3) == before[:3]
-
-
-@pytest.mark.parametrize("k", [0, -1])
-def test_few_shot_refuses_less_than_one(k):
-    with pytest.raises(ValueError, match=f"at least 1 picture a class, not {k}"):
-        few_shot(index_of(("a", "", "", 3)), k)
+def test_summary_counts(tmp_path):
+    tree(tmp_path, *(f"Training/Fig/{clip}{i}_100.jpg" for clip in ("", "r_") for i in range(3)))
+    tree(tmp_path, "Training/Pear/0_100.jpg", "Test/Pear/5_100.jpg", "Test/Pear/r_6_100.jpg")
+    for number, path in enumerate(sorted(tmp_path.rglob("*.jpg"))):
+        path.write_text(str(number))  # no two are equal
+    table = summary(index_images(tmp_path))
+    assert table.to_dict("index") == {
+        "test": dict(zip(table.columns, (2, 1, 2, 2, 0), strict=True)),
+        "train": dict(zip(table.columns, (7, 2, 3, 1, 0), strict=True)),
+        "all": dict(zip(table.columns, (9, 2, 4, 3, 0), strict=True)),
+    }
+    assert list(table.columns)[:4] == [
+        "pictures", "classes", "clips", "pictures of the smallest class"
+    ]  # fmt: skip
+    tree(tmp_path / "plain", "cat/a.png")
+    assert list(summary(index_images(tmp_path / "plain")).index) == ["not stated", "all"]
 
 
 # ------------------------------------------------------------------------------- names

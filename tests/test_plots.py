@@ -1,0 +1,137 @@
+"""What the figures draw, read back from matplotlib's artists."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from cliphelpers.plots import confusion_matrix, curves, dots, picture_grid, set_style
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with plt.rc_context():
+        set_style()
+        yield
+    plt.close("all")
+
+
+@pytest.fixture
+def table():
+    """Two splits, two encoders, two methods; the second split lacks one row."""
+    rows = [
+        (split, encoder, method, value, value - 0.1, value + 0.05)
+        for split, easy in (("official", 0.2), ("by_clip", 0))
+        for encoder, good in (("A", 0.5), ("B", 0.7))
+        for method, value in (("ridge", good + easy / 2), ("logistic", good + easy))
+    ]
+    columns = ["split", "encoder", "method", "value", "low", "high"]
+    return pd.DataFrame(rows[:-1], columns=columns)
+
+
+def errorbars(axis):
+    """For each label the drawn values, with low and high: dict of str to array (N, 3)."""
+    found = {}
+    for bars in axis.containers:
+        points, _, (lines,) = bars
+        ends = np.array([segment[:, 0] for segment in lines.get_segments()])
+        found[bars.get_label()] = np.column_stack([points.get_xdata(), ends]).astype(float)
+    return found
+
+
+def test_dots_stand_at_their_values_with_their_intervals(table):
+    figure = dots(table, "encoder", "method", "title")
+    assert len(figure.axes) == 2
+    for axis, split in zip(figure.axes, ["official", "by_clip"], strict=True):
+        for method, drawn in errorbars(axis).items():
+            part = table[(table.split == split) & (table.method == method)]
+            np.testing.assert_allclose(drawn, part[["value", "low", "high"]])
+        assert axis.get_title(loc="left").startswith(split)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["A", "B"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["ridge", "logistic"]
+    assert axis.get_xlim()[0] == 0
+
+
+def test_several_seeds_are_one_dot_at_their_mean(table):
+    again = table.assign(value=table.value + 0.1, low=table.low + 0.1, high=table.high + 0.1)
+    figure = dots(pd.concat([table, again]), "encoder", "method", "title")
+    drawn = errorbars(figure.axes[0])["ridge"]
+    np.testing.assert_allclose(drawn, [[0.65, 0.55, 0.7], [0.85, 0.75, 0.9]])
+
+
+def test_differences_have_a_line_at_0_and_baselines_one_each(table):
+    less = table.assign(value=table.value - 0.6, low=table.low - 0.6, high=table.high - 0.6)
+    base = table[table.encoder == "A"].query("method == 'ridge'").assign(encoder="pixels")
+    figure = dots(less, "encoder", "method", "title", lines=base)
+    for axis, split in zip(figure.axes, ["official", "by_clip"], strict=True):
+        upright = [line.get_xdata()[0] for line in axis.lines if len(set(line.get_xdata())) == 1]
+        expected = base[base.split == split].value.iloc[0]
+        assert 0 in upright and expected in upright
+
+
+def test_curves_are_means_over_seeds_with_twice_their_standard_error():
+    rng, rows = np.random.default_rng(0), []
+    for k in (1, 4, 16):
+        rows += [("official", "A", "head", k, seed, rng.random()) for seed in range(5)]
+    columns = ["split", "encoder", "method", "shots", "seed", "value"]
+    table = pd.DataFrame(rows, columns=columns).assign(low=0.0, high=1.0)
+    ends = pd.DataFrame({"split": ["official"], "encoder": "A", "method": "all", "value": 0.9})
+    figure = curves(table, "shots", "method", "title", "k", lines=ends)
+    (axis,) = figure.axes
+    line = next(line for line in axis.lines if line.get_label() == "head")
+    means = table.groupby("shots").value.mean()
+    np.testing.assert_allclose(line.get_xydata(), np.column_stack([means.index, means]))
+    spread = 2 * table.groupby("shots").value.std() / np.sqrt(5)
+    corners = axis.collections[0].get_paths()[0].vertices[:, 1]
+    assert np.isclose(corners.max(), (means + spread).max())
+    assert np.isclose(corners.min(), (means - spread).min())
+    level = next(line for line in axis.lines if line.get_label() == "all")
+    assert set(level.get_ydata()) == {0.9} and axis.get_xscale() == "log"
+
+
+def test_a_row_of_panels_for_each_encoder_but_not_where_encoders_are_colours(table):
+    table = table.assign(shots=2)
+    assert len(curves(table, "shots", "method", "title", "k").axes) == 4
+    assert len(curves(table, "shots", "encoder", "title", "k").axes) == 2
+
+
+def cells(figure):
+    """The numbers written into a heat map's cells: list of str, row by row."""
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_a_confusion_matrix_holds_counts():
+    y, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 1, 0])
+    figure = confusion_matrix(y, predicted, ["fig", "kiwi", "pear"], "title")
+    axis = figure.axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["fig", "kiwi", "pear"]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["fig", "kiwi"]  # no others
+    assert cells(figure) == ["1", "2", "", "2", "1", ""]
+    shares = axis.collections[0].get_array().ravel()
+    np.testing.assert_allclose(shares, [1 / 3, 2 / 3, 0, 1, 1, 0])
+
+
+def test_of_many_classes_the_hardest_are_shown_and_the_rest_are_others():
+    y = np.repeat(np.arange(6), 10)
+    predicted = np.where(np.arange(60) % 10 < y, (y + 1) % 6, y)  # the higher, the harder
+    figure = confusion_matrix(y, predicted, list("abcdef"), "title", most=2)
+    axis = figure.axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["e", "f"]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["e", "f", "others"]
+    assert cells(figure) == ["6", "4", "", "", "5", "5"]
+
+
+def test_pictures_stand_above_their_captions(draw):
+    paths = [str(draw(f"{number}.png", seed=number)) for number in range(3)]
+    figure = picture_grid(paths, ["a\n(a)", "b\n(c)", "d"], 2, ["g", "r", "g"], ["one", "two"])
+    assert len(figure.axes) == 4
+    assert [axis.texts[0].get_text() for axis in figure.axes[:3]] == ["a\n(a)", "b\n(c)", "d"]
+    assert [axis.get_title(loc="left") for axis in figure.axes[::2]] == ["one", "two"]
+
+
+def test_pixels_are_shown_as_they_are():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 5, 3), np.uint8)
+    figure = picture_grid([pixels, pixels[::-1]], ["a", "b"], 1)
+    shown = [axis.images[0].get_array() for axis in figure.axes]
+    np.testing.assert_array_equal(shown, [pixels, pixels[::-1]])
