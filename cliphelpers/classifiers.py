@@ -52,7 +52,7 @@ class Linear:
     ----------
     *heads : tuples (W, b), float32 (D, C) and (C,) or 0
         Candidates; scores are ``X @ W + b``. With ``text_weights(...).T`` and 0 this is zero-shot
-        classification of the joint embedding: see :func:`cliphelpers.encoders.joint`.
+        classification of the joint embedding: see :func:`cliphelpers.encoders.encoder.joint`.
     """
 
     learns = False
@@ -123,10 +123,8 @@ class TipAdapter:
         X = normalize(X)
         text = self.scale * X @ self.weights.T
         distance = 1 - X @ self.keys_.T
-        cached = {
-            beta: np.exp(-beta * distance) @ self.labels_
-            for _, beta in dict.fromkeys(self.candidates)
-        }
+        betas = {beta for _, beta in self.candidates}
+        cached = {beta: np.exp(-beta * distance) @ self.labels_ for beta in betas}
         return np.stack([text + alpha * cached[beta] for alpha, beta in self.candidates])
 
 
@@ -140,7 +138,7 @@ class Ridge(Linear):
     Parameters
     ----------
     strengths : sequence of float
-        Candidates; not negative.
+        Candidates, put in order from the strongest on; not negative.
     """
 
     learns = True
@@ -173,7 +171,7 @@ class Logistic(Linear):
     Parameters
     ----------
     strengths : sequence of float
-        Candidates; positive.
+        Candidates, put in order from the strongest on; positive.
     prior : float32 array, shape (D, C), optional
         The weights that the penalty pulls to, such as ``scale * text_weights.T``; features are
         then used as they are. Without it the prior is 0.
@@ -182,16 +180,14 @@ class Logistic(Linear):
     tolerance : float
         L-BFGS stops when a step lowers the loss by a smaller share, or when no component of the
         gradient is larger.
-    device : str, optional
     """
 
     learns = True
 
-    def __init__(self, strengths, prior=None, standardize=True, tolerance=1e-6, device=None):
+    def __init__(self, strengths, prior=None, standardize=True, tolerance=1e-6):
         self.candidates = _strengths(strengths)
         self.prior, self.standardize = prior, standardize and prior is None
-        self.tolerance = tolerance
-        self.device = device or default_device()
+        self.tolerance, self.device = tolerance, default_device()
 
     def fit(self, X, y, classes):
         mean, std = _moments(X)
@@ -206,35 +202,31 @@ class Logistic(Linear):
             free = torch.from_numpy(flat.astype(np.float32)).to(self.device)
             V, b = free[:size].view(-1, classes), free[size:]
             log_p = torch.log_softmax(torch.addmm(offset + b, X, V), dim=1)
-            loss = (
-                -log_p.gather(1, y[:, None]).double().mean()
-                + strength / 2 * V.double().square().sum()
-            )
+            loss = strength / 2 * V.double().square().sum()
+            loss -= log_p.gather(1, y[:, None]).double().mean()
             error = log_p.exp_()
             error[torch.arange(len(y)), y] -= 1
             error /= len(y)
             gradient = torch.cat([(X.T @ error + strength * V).reshape(-1), error.sum(0)])
             return loss.item(), gradient.double().cpu().numpy()
 
-        flat = np.zeros(size + classes)
-        found = {}
+        flat, self.heads_ = np.zeros(size + classes), []
         options = {"maxiter": 1000, "gtol": self.tolerance, "ftol": self.tolerance}
-        for strength in sorted(self.candidates, reverse=True):
+        for strength in self.candidates:
             flat = scipy.optimize.minimize(
                 loss_and_gradient, flat, (strength,), "L-BFGS-B", jac=True, options=options
             ).x
-            found[strength] = flat.astype(np.float32)
-        flats = [found[strength] for strength in self.candidates]
-        coefs = [(prior + flat[:size].reshape(-1, classes)) / std[:, None] for flat in flats]
-        biases = [flat[size:] for flat in flats]
-        self.heads_ = [(W, b - mean @ W) for W, b in zip(coefs, biases, strict=True)]
+            free = flat.astype(np.float32)
+            W = (prior + free[:size].reshape(-1, classes)) / std[:, None]
+            self.heads_.append((W, free[size:] - mean @ W))
         return self
 
 
 def _strengths(strengths):
+    """From the strongest on: of two that are equally accurate the stronger is chosen."""
     if not strengths or min(strengths) < 0:
         raise ValueError(f"Strengths must be numbers of at least 0, not {strengths}")
-    return list(strengths)
+    return sorted(strengths, reverse=True)
 
 
 def _moments(X):

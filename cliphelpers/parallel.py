@@ -13,29 +13,14 @@ from cliphelpers.progress import progress
 
 CORES = min(os.cpu_count() or 1, 16)
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_GLIBC = hasattr(_LIBC, "mallopt")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
-if hasattr(_LIBC, "mallopt"):
+if _GLIBC:
+    # Freed memory stays for the next layer or step. Otherwise each large block goes back to the
+    # kernel and comes again as zeroed pages: nearly half of EfficientNet-Lite0's time. mallopt(3)
+    _LIBC.mallopt(_M_MMAP_MAX, 0)
+    _LIBC.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     _LIBC.mallopt(_M_ARENA_MAX, 1)  # one heap for all threads, so that they share what is freed
-
-
-@contextmanager
-def _keep_freed_memory():
-    """Let glibc keep freed memory for the next layer or step, and give it back at the end.
-
-    Otherwise each large block goes back to the kernel and comes again as zeroed pages, which
-    takes nearly half of EfficientNet-Lite0's time on a CPU. See mallopt(3).
-    """
-    if not hasattr(_LIBC, "mallopt"):  # another C library
-        yield
-        return
-    try:
-        _LIBC.mallopt(_M_MMAP_MAX, 0)
-        _LIBC.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        yield
-    finally:
-        _LIBC.mallopt(_M_MMAP_MAX, 65536)
-        _LIBC.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
-        _LIBC.malloc_trim(0)
 
 
 @contextmanager
@@ -46,12 +31,14 @@ def thread_pool():
     """
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(CORES, initializer=torch.set_num_threads, initargs=(1,))
-    with _keep_freed_memory(), threadpool_limits(1):
+    with threadpool_limits(1):
         try:
             yield pool
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
+            if _GLIBC:
+                _LIBC.malloc_trim(0)
 
 
 def in_parallel(function, jobs, unit="job"):

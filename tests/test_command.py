@@ -250,7 +250,10 @@ def test_a_second_run_keeps_the_record_of_what_did_not_run_again(notebooks, tmp_
     assert made["notebooks"] == {"01_first": kept} and made["commit"] == second != first
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"started": "2026"}', '{"notebooks": []'])
+FAULTY = ["", "[]", '{"started": "2026"}', '{"started": "", "commit": "", "notebooks": []}']
+
+
+@pytest.mark.parametrize("text", FAULTY)
 def test_a_faulty_run_json_is_refused_before_anything_runs(notebooks, tmp_path, capsys, text):
     (tmp_path / "run.json").write_text(text)
     assert main(["run", "01", "--output", "."]) == 1
@@ -432,7 +435,7 @@ def test_compare_names_what_is_no_run(two_runs, tmp_path, capsys):
     assert "A run is given twice" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"started": "2026"}', '{"notebooks": []'])
+@pytest.mark.parametrize("text", FAULTY)
 def test_compare_refuses_a_faulty_run_json(two_runs, capsys, text):
     Path("one/run.json").write_text(text)
     assert main(["compare", *two_runs]) == 1

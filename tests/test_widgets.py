@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn.linear_model import Ridge as ReferenceRidge
 from sklearn.preprocessing import StandardScaler
 
-from cliphelpers import widgets
+import cliphelpers as ch
 from cliphelpers.classifiers import Linear, NearestMean, text_weights
 from cliphelpers.encoders.encoder import raw_pixels
 from cliphelpers.encoders.load import load_clips
@@ -89,7 +89,7 @@ def encoded(monkeypatch):
 def prompt_box(clip, X, index, words, encoded, shown):
     weights = {(clip.name, text): text_weights(clip, words, [text]) for text in TEMPLATES}
     rows = np.arange(len(index))
-    return widgets.prompt_widget([clip], {clip.name: X}, weights, index, words, TEMPLATES, rows)
+    return ch.prompt_widget([clip], {clip.name: X}, weights, index, words, TEMPLATES, rows)
 
 
 def jpeg(colour="red", size=(40, 30), **more):
@@ -312,7 +312,7 @@ def test_a_gallery_shows_small_pictures_and_how_many_there_are(index, draw):
 
 def before_after(shown, before, after, **values):
     labels = {"left": "left to right", "top": "top to bottom", "line": "line", "zoom": "zoom"}
-    box = widgets.before_after_widget({"one": {"a": before, "b": after}}, "a", "b")
+    box = ch.before_after_widget({"one": {"a": before, "b": after}}, "a", "b")
     for key, value in values.items():
         change(box, labels[key], value)
     return np.array(pictures_of(shown[-1])[-1])
@@ -326,7 +326,7 @@ def test_before_is_left_of_the_line_and_after_right_of_it(shown):
     assert not (seen[:, 119:121] == 0).all()  # the line
     for share, value in [(0, 255), (1, 0)]:
         assert (before_after(shown, before, after, line=share)[:, 5:-5] == value).all()
-    widgets.before_after_widget({"one": {"a": before, "b": after[1:]}}, "a", "b")
+    ch.before_after_widget({"one": {"a": before, "b": after[1:]}}, "a", "b")
     assert "differ in size" in errors_of(shown[-1])[0]
 
 
@@ -343,7 +343,7 @@ def test_pictures_of_one_name_are_all_there(shown):
         (name, {kind: rng.integers(0, 256, (9, 9, 3), np.uint8) for kind in ("bicubic", "srgan")})
         for name in ("Apple", "Apple", "Kiwi")
     ]
-    box = widgets.before_after_widget(pairs, "bicubic", "srgan")
+    box = ch.before_after_widget(pairs, "bicubic", "srgan")
     (picture,) = named(box, "picture")
     assert len(picture.options) == 3 and all("Apple" in name for name in picture.options[:2])
     seen = []
@@ -389,14 +389,14 @@ def lines(monkeypatch):
 def test_the_strength_s_path_is_that_of_one_fit_each(index, pixels, shown, lines):
     splits, y = make_splits(index, ["official", "by_clip"]), targets(index)
     other = pixels[::-1].copy()
-    box = widgets.probe_widget({"pixels": pixels, "noise": other}, index, splits)
+    box = ch.probe_widget({"pixels": pixels, "noise": other}, index, splits)
     assert named(box, "strength")[0].label == "best"
     validation = lines[-1]["validation"]
-    assert f"strength {validation.idxmax():.1e}: accuracy" in text_of(shown[-1])
-    assert f"validation would choose {validation.idxmax():.1e}" in text_of(shown[-1])
+    assert f"strength {validation[::-1].idxmax():.1e}: accuracy" in text_of(shown[-1])
+    assert f"validation would choose {validation[::-1].idxmax():.1e}" in text_of(shown[-1])
     change(box, "encoder", "noise")
     strengths = [value for _, value in named(box, "strength")[0].options[1:]]
-    for strength in (strengths[4], strengths[15], strengths[-1]):
+    for strength in (strengths[0], strengths[13], strengths[24]):
         change(box, "strength", strength)
         rights = {"training": [], "validation": [], "test": []}
         for fold in splits["by_clip"]:
@@ -416,15 +416,15 @@ def test_without_validation_pictures_training_chooses(index, pixels, shown, line
     (fold,) = make_splits(index, ["official"])["official"]
     none = np.zeros(0, int)
     fold = replace(fold, train=fold.fit, val=none)
-    widgets.probe_widget({"pixels": pixels}, index, {"official": [fold]})
+    ch.probe_widget({"pixels": pixels}, index, {"official": [fold]})
     assert "validation" not in lines[-1]
-    assert f"training would choose {lines[-1]['training'].idxmax():.1e}" in text_of(shown[-1])
+    assert f"training would choose {lines[-1]['training'][::-1].idxmax():.1e}" in text_of(shown[-1])
 
 
 def test_the_pictures_behind_each_confusion_are_shown(index, pixels, shown):
     splits, y, labels = make_splits(index, ["by_clip"]), targets(index), classes(index)
     noise = np.random.default_rng(0).permutation(pixels)
-    box = widgets.probe_widget({"noise": noise}, index, splits)
+    box = ch.probe_widget({"noise": noise}, index, splits)
     (strength,) = named(box, "strength")
     change(box, "strength", strength.options[10][1])
     told = np.concatenate(
@@ -466,7 +466,7 @@ def study(index, clip, words):
 
 
 def test_shots_show_what_taught_and_what_was_asked(study, index, clip, shown):
-    box = widgets.shots_widget(study)
+    box = ch.shots_widget(study)
     assert named(box, "method")[0].options == ("nearest <mean>", "ten times")
     change(box, "k", 3)
     change(box, "seed", 5)
@@ -500,7 +500,7 @@ def test_shots_draw_all_methods_and_how_the_seeds_differ(study, clip, shown, mon
 
     drawn = []
     monkeypatch.setattr(shots, "draw_dots", lambda axis, table, y: drawn.append((axis, table)))
-    box = widgets.shots_widget(study)
+    box = ch.shots_widget(study)
     change(box, "seed", 5)
     axis, table = drawn[-1]
     assert list(table.method) == ["nearest <mean>", "ten times", "zero-shot"]
@@ -517,7 +517,7 @@ def test_alpha_compares_with_both_ends(shown):
         for split, values in [("official", (0.5, 0.7, 0.6)), ("by_clip", (0.2, 0.1, 0.3))]
         for alpha, value in zip((0, 0.5, 1), np.add(values, shift), strict=True)
     ]
-    box = widgets.alpha_widget(pd.DataFrame(rows))
+    box = ch.alpha_widget(pd.DataFrame(rows))
     assert (
         "official: accuracy 70.0% , +20.0 points against zero-shot, +10.0 points against fine-tuned"
     ) in text_of(shown[-1])
@@ -527,7 +527,7 @@ def test_alpha_compares_with_both_ends(shown):
     assert "official: accuracy 60.0% , ±0.0 points against zero-shot" in text_of(shown[-1])
     assert f"{MINUS}10.0 points against fine-tuned" in text_of(shown[-1])
     part = pd.DataFrame(rows).query("alpha < 1")
-    widgets.alpha_widget(part)
+    ch.alpha_widget(part)
     assert "points against alpha 0.5" in text_of(shown[-1])
 
 

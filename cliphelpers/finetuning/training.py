@@ -163,7 +163,6 @@ def fine_tune(trainings):
                 future.result()
         finally:  # after an error or an interrupt no training goes on
             stop.set()
-            pool.shutdown(cancel_futures=True)
     return map(_tuned, trainings)
 
 

@@ -12,7 +12,7 @@ from cliphelpers.index import classes, targets
 from cliphelpers.splits import test_rows
 from cliphelpers.widgets import parts
 
-_STRENGTHS = [float(f"{10**power:.1e}") for power in np.linspace(-6, 1, 29)]
+_STRENGTHS = [float(f"{10**power:.1e}") for power in np.linspace(1, -6, 29)]
 _MOST = 8  # confusions in the table
 _BLOCK = 2048  # pictures whose scores with all strengths are in memory at once
 
