@@ -48,6 +48,7 @@ _LISTS = {  # what each item of a list can be
 }
 _RULES = _LISTS | {
     "data": (_path, "a folder or CSV file that exists"),
+    "names": (lambda value: value is None or _path(value), "a CSV file that exists"),
     **dict.fromkeys(["train_shots", "tested", "folds", "epochs", "batch"], _COUNT),
     **dict.fromkeys(["train_frames", "test_frames", "quarter", "compared"], _COUNT),
     **dict.fromkeys(["rate", "head_rate"], _NUMBER),
@@ -100,8 +101,6 @@ def check_parameters(parameters):
 
 
 def _check_prompts(data, names, templates):
-    if not (names is None or _path(names)):
-        raise ParameterError(f"The parameter names must be a CSV file that exists, not {names!r}")
     with warnings.catch_warnings():  # the notebook itself will give them
         warnings.simplefilter("ignore")
         words = prompt_names(classes(index_images(data)), names)

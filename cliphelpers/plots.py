@@ -20,24 +20,14 @@ SPLITS = {
     "random": "random\n(test pictures drawn at random)",
 }
 WIDTH = 9  # inches, at 100 dpi about the width of a README
-SHOWN_DPI, SAVED_DPI = 100, 160
+_STROKES, _GREY = ("--", ":", "-."), {"color": "0.35", "lw": 1.4}  # of lines to compare with
 HALO = withStroke(linewidth=3, foreground="white")  # numbers stay legible where lines cross them
 
 
 def set_style():
     """Use the style of the series for all figures that follow."""
     sns.set_theme(context="notebook", style="whitegrid", palette=COLOURS)
-    plt.rcParams.update(
-        {
-            "figure.dpi": SHOWN_DPI,
-            "savefig.dpi": SAVED_DPI,
-            "figure.constrained_layout.use": True,
-            "axes.titlesize": "medium",
-            "axes.titlelocation": "left",
-            "figure.titlesize": "large",
-            "figure.titleweight": "bold",
-        }
-    )
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
 
 
 def save_fig(figure, output, name):
@@ -112,8 +102,7 @@ def _dots(axis, part, places, colour, label, marker):
 
 def _upright(axis, lines):
     for number, row in enumerate(lines.itertuples()):
-        style = ("--", ":", "-.")[number % 3]
-        axis.axvline(row.value, color="0.35", linestyle=style, lw=1.4, label=row.encoder)
+        axis.axvline(row.value, ls=_STROKES[number % 3], label=row.encoder, **_GREY)
         left = row.value > 0.5
         axis.annotate(
             f"{row.value:.0%}", (row.value, 0.02 + 0.09 * number), (-3 if left else 3, 0),
@@ -152,7 +141,9 @@ def curves(table, x, hue, title, xlabel, row="encoder", y="value", log=True, lin
         draw_lines(axis, part, x, hue, y, hues)
         if lines is not None:
             some = lines[lines.split == split]
-            _level(axis, some if row is None else some[some[row] == part[row].iloc[0]])
+            some = some if row is None else some[some[row] == part[row].iloc[0]]
+            for number, end in enumerate(some.itertuples()):
+                axis.axhline(end.value, ls=_STROKES[number % 3], label=end.method, **_GREY)
         if log:
             axis.set_xscale("log", base=2)
         if log or len(ticks) < 8:
@@ -177,12 +168,6 @@ def draw_lines(axis, table, x, hue, y="value", hues=None):
             low, high = groups.low.mean(), groups.high.mean()
             axis.fill_between(mean.index, low, high, color=colour, alpha=0.2, lw=0)
     axis.yaxis.set_major_formatter(PercentFormatter(1))
-
-
-def _level(axis, lines):
-    for number, row in enumerate(lines.itertuples()):
-        style = ("--", ":")[number % 2]
-        axis.axhline(row.value, color="0.35", linestyle=style, lw=1.4, label=row.method)
 
 
 def _panels(table, row, height):

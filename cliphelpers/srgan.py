@@ -6,11 +6,9 @@ adversarial network, 2017, figure 4. Its output is computed once a picture and k
 
 import io
 from collections import OrderedDict
-from contextlib import nullcontext
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
@@ -36,7 +34,6 @@ _STUDY_NAMES = {  # of layers, in the study's files and here
     "upsampling.5.": "up.1.bn.", "upsampling.7.": "up.1.prelu.",
 }  # fmt: skip
 _TILE = 128  # pixels of the input, without the margins
-_TURN = Lock()  # on a GPU one picture after the other, whichever thread asks
 
 
 class Block(nn.Module):
@@ -169,10 +166,9 @@ def upscale(generator, picture):
 @torch.inference_mode()
 def _run(generator, picture):
     device = generator.conv_in.weight.device
-    with _TURN if device.type != "cpu" else nullcontext():
-        batch = torch.from_numpy(np.ascontiguousarray(picture)[None]).to(device)
-        large = generator(batch.permute(0, 3, 1, 2).float() / 255)  # channels last
-        return (large[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    batch = torch.from_numpy(np.ascontiguousarray(picture)[None]).to(device)
+    large = generator(batch.permute(0, 3, 1, 2).float() / 255)  # channels last
+    return (large[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
 # ------------------------------------------------------------------------------- loading

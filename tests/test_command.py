@@ -313,8 +313,8 @@ head_rate = 1e-3
         ("encoders", ["RN50"], "begins with clip, timm, torchvision, module and a colon: 'RN50'"),
         ("shots", 3, "shots must be a list, each a whole number from 1 on, not 3"),
         ("shotz", [3], "None of 04_many has 'shotz': did you mean shots?"),
-        ("names", 7, "names must be a CSV file that exists, not 7"),
-        ("names", "gone.csv", "names must be a CSV file that exists, not 'gone.csv'"),
+        ("names", 7, "names must be a CSV file that exists: 7"),
+        ("names", "gone.csv", "names must be a CSV file that exists: 'gone.csv'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_computed_is_refused_before_anything_runs(

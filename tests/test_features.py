@@ -27,6 +27,12 @@ from cliphelpers.index import index_images
 LOCK = threading.Lock()
 
 
+def size_of(encoder):
+    """D, the length of an encoder's feature vectors."""
+    side = encoder.preprocess.size
+    return encode_batch(encoder, np.zeros((1, side, side, 3), np.uint8)).shape[1]
+
+
 class Counting(nn.Module):
     """Three numbers a picture; counts its pictures, and breaks down after some batches."""
 
@@ -363,5 +369,5 @@ def test_a_whole_folder(fruits, timm_spec, cache):
     encoder, index = load_encoder(timm_spec), index_images(fruits)
     features = extract_features(encoder, index, cache=cache, batch=10)
     some = np.arange(0, 72, 5)  # of every class, clip and part
-    assert features.shape == (72, encoder.feature_size)
+    assert features.shape == (72, size_of(encoder))
     np.testing.assert_allclose(features[some], by_hand(encoder, index.iloc[some]), atol=1e-4)

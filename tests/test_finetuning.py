@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cliphelpers.classifiers import Ridge, fit_chosen, text_weights
-from cliphelpers.encoders.encoder import Encoder, joint
+from cliphelpers.encoders.encoder import Encoder, encode_batch, joint
 from cliphelpers.encoders.load import load_encoder
 from cliphelpers.features import extract_features
 from cliphelpers.finetuning import model, training
@@ -25,6 +25,12 @@ from cliphelpers.study import Study
 
 SLOW = Recipe(epochs=3, batch=8, rate=1e-4, head_rate=1e-3)
 NONE = np.array([], int)
+
+
+def size_of(encoder):
+    """D, the length of an encoder's feature vectors."""
+    side = encoder.preprocess.size
+    return encode_batch(encoder, np.zeros((1, side, side, 3), np.uint8)).shape[1]
 
 
 @pytest.fixture(autouse=True)
@@ -203,7 +209,7 @@ def test_training_begins_exactly_at_the_linear_probe(kind, index, fold, encoders
 @pytest.mark.parametrize("method", ["ML", "CS"])
 def test_training_learns(method, index, fold, encoders):
     encoder, y = encoders["timm"], targets(index)
-    head = (np.zeros((encoder.feature_size, 4), np.float32), np.zeros(4, np.float32))
+    head = (np.zeros((size_of(encoder), 4), np.float32), np.zeros(4, np.float32))
     recipe = Recipe(epochs=8, batch=8 if method == "ML" else 24, rate=2e-4, head_rate=1e-2)
     before = encoder.fingerprint
     tuned = tune(Training(encoder, fold, index, recipe, head if method == "ML" else None))

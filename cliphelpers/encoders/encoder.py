@@ -82,12 +82,6 @@ class Encoder:
         return fingerprint(self.module)
 
     @cached_property
-    def feature_size(self):
-        """D, the length of a feature vector."""
-        side = self.preprocess.size
-        return encode_batch(self, np.zeros((1, side, side, 3), np.uint8)).shape[1]
-
-    @cached_property
     def key(self):
         """SHA-256 of all that features depend on but the picture: weights, preprocessing and
         precision."""
