@@ -1,13 +1,13 @@
 # The public names, in the order of the data's way. lazy_loader reads this file.
 from .parameters import begin
-from .index import classes, index_images, prompt_names, shared_names, summary, targets
+from .index import classes, index_images, prompt_names, summary, targets
 from .splits import few_shot, few_shot_fold, make_splits, test_rows, training_rows
 from .images import read_image
 from .encoders.preprocess import Preprocess
 from .encoders.encoder import Encoder, joint, random_twin, raw_pixels
 from .encoders.weights import read_state
 from .encoders.load import load_clips, load_encoder
-from .upsampling import enlarged_again, quality, with_upsampling
+from .upsampling import quality, upsampled, with_upsampling
 from .features import extract_features
 from .classifiers import (
     Linear,
@@ -20,7 +20,7 @@ from .classifiers import (
 )
 from .finetuning.model import contrastive_loss, interpolate
 from .finetuning.training import Recipe, Training, fine_tune
-from .evaluation import bootstrap, confusions, per_class, top_k
+from .evaluation import bootstrap, confusions, top_k
 from .study import Study
 from .plots import RIGHT, WRONG, confusion_matrix, curves, dots, picture_grid, save_fig
 from .progress import live, progress

@@ -18,12 +18,6 @@ def top_k(scores, y, k=1):
     return (best == y[:, None]).any(1)
 
 
-def by_name(scores, y, names):
-    """Whether the best class has the name of the right one: bool array, shape (N,)."""
-    names = np.asarray(names)
-    return names[scores.argmax(1)] == names[y]
-
-
 def bootstrap(values, clips, resamples=RESAMPLES, seed=0):
     """Mean and its 95 % interval, resampling whole clips.
 
@@ -51,8 +45,7 @@ def bootstrap(values, clips, resamples=RESAMPLES, seed=0):
     kinds, counts = np.unique(np.stack([sums, sizes], 1), axis=0, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(sizes), counts / len(sizes), size=resamples)
     means = (drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1])
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(values.mean()), float(low), float(high)
 
 
@@ -71,17 +64,9 @@ def confusions(y, predicted, labels):
         share first; only wrong answers.
     """
     table = pd.DataFrame({"true": y, "predicted": predicted})
-    sizes = table.groupby("true").size()
-    wrong = table[table.true != table.predicted]
-    pairs = wrong.groupby(["true", "predicted"]).size().rename("pictures").reset_index()
-    pairs["share"] = pairs.pictures / pairs.true.map(sizes)
+    pairs = table[table.true != table.predicted].value_counts().rename("pictures").reset_index()
+    pairs["share"] = pairs.pictures / pairs.true.map(table.true.value_counts())
     pairs = pairs.sort_values(["share", "true", "predicted"], ascending=[False, True, True])
     names = np.asarray(labels, dtype=object)
     pairs["true"], pairs["predicted"] = names[pairs.true], names[pairs.predicted]
     return pairs[["true", "predicted", "share", "pictures"]].reset_index(drop=True)
-
-
-def per_class(correct, y, labels):
-    """Accuracy of each class: Series of label to accuracy, worst first."""
-    accuracy = pd.Series(np.asarray(correct, float)).groupby(np.asarray(labels)[y]).mean()
-    return accuracy.sort_values(kind="stable")

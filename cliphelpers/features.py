@@ -100,7 +100,7 @@ def _encode(encoder, paths, batch):
     turn = Lock() if encoder.device != "cpu" else nullcontext()
 
     def work(some):
-        pictures = encoder.preprocess.batch([read_image(path) for path in some])
+        pictures = np.stack([encoder.preprocess(read_image(path)) for path in some])
         with turn:
             return encode_batch(encoder, pictures)
 

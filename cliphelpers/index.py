@@ -18,8 +18,7 @@ from cliphelpers.images import digests, find_images
 
 _COLUMNS = ["path", "label", "split", "clip"]
 _SPLIT_FOLDERS = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val",
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
 _CLIP_NAME = re.compile(r"(?:(r\d*)_)?\d+_100\.jpe?g", re.IGNORECASE)
@@ -123,9 +122,8 @@ def _from_manifest(file):
     if missing := {"path", "label"} - set(table.columns):
         raise ValueError(f"The manifest {file} has no column {' and '.join(sorted(missing))}")
     if unknown := set(table.columns) - set(_COLUMNS):
-        raise ValueError(
-            f"The manifest {file} has unknown columns {sorted(unknown)}: use {_COLUMNS}"
-        )
+        known = f"the manifest may have {', '.join(_COLUMNS)}"
+        raise ValueError(f"{file} has unknown columns {sorted(unknown)}: {known}")
     table = table.reindex(columns=_COLUMNS, fill_value="")
     if table.empty:
         raise ValueError(f"The manifest {file} lists no pictures")
@@ -220,7 +218,7 @@ def prompt_names(labels, table=None):
     Returns
     -------
     list of str
-        In the order of ``labels``. Classes can share a name: see :func:`shared_names`.
+        In the order of ``labels``. Classes can share a name.
     """
     known = {}
     if table is not None:
@@ -236,9 +234,3 @@ def prompt_names(labels, table=None):
 def _words(label):
     words = re.sub(r"[_\s]+", " ", label).strip()
     return (re.sub(r"\s+\d+$", "", words) or label).lower()
-
-
-def shared_names(labels, names):
-    """Names that several classes share: dict of name to list of labels."""
-    groups = pd.Series(list(labels)).groupby(list(names)).agg(list)
-    return {name: group for name, group in groups.items() if len(group) > 1}

@@ -23,5 +23,4 @@ def progress(iterable=None, **options):
     In a notebook that is executed without a front end there is none, since it would be saved.
     """
     executed = hasattr(get_ipython(), "kernel") and not live()
-    options = {"leave": False, "mininterval": 1} | options
-    return tqdm(iterable, **options | {"disable": executed or options.get("disable", False)})
+    return tqdm(iterable, leave=False, disable=executed, **options)

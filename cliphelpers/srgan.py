@@ -94,11 +94,6 @@ class Generator(nn.Module):
         x = functional.pad(x, (4, 5, 4, 5))
         return functional.pixel_shuffle(functional.conv2d(x, kernel.flatten(0, 2), bias, 2), 2)
 
-    @property
-    def margin(self):
-        """How many pixels of the input around a place its output depends on."""
-        return 8 + 2 * len(self.blocks)  # 4 + 2 a block + 1 + 1 + 1/2 + 4/4, rounded up
-
     @cached_property
     def fingerprint(self):
         """SHA-256 of architecture and weights."""
@@ -152,7 +147,7 @@ def upscale(generator, picture):
         with all the pixels around it that its output depends on: there are no seams.
     """
     height, width, _ = picture.shape
-    margin = generator.margin
+    margin = _margin(generator)
     step = _TILE if height * width > (_TILE + 2 * margin) ** 2 else max(height, width)
     large = np.empty((SCALE * height, SCALE * width, 3), np.uint8)
     for top, left in product(range(0, height, step), range(0, width, step)):
@@ -161,6 +156,11 @@ def upscale(generator, picture):
         own = tile[SCALE * (top - y) :, SCALE * (left - x) :][: SCALE * step, : SCALE * step]
         large[SCALE * top :, SCALE * left :][: len(own), : own.shape[1]] = own
     return large
+
+
+def _margin(generator):
+    """How many pixels of the input around a place its output depends on."""
+    return 8 + 2 * len(generator.blocks)  # 4 + 2 a block + 1 + 1 + 1/2 + 4/4, rounded up
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ import pandas as pd
 from cliphelpers.cache import kept, key_of
 from cliphelpers.classifiers import fit_chosen
 from cliphelpers.encoders.encoder import Encoder
-from cliphelpers.evaluation import bootstrap, by_name, top_k
+from cliphelpers.evaluation import bootstrap, top_k
 from cliphelpers.features import extract_features
 from cliphelpers.index import clip_of, targets
 from cliphelpers.parallel import in_parallel
@@ -80,8 +80,6 @@ class Study:
         Of :func:`cliphelpers.splits.make_splits`.
     top : sequence of int
         The accuracies of questions without shots: (1, 5) for top-1 and top-5.
-    names : list of str, length C, optional
-        Words of the classes: adds "top-1 by name", where a class of the same name counts, too.
 
     Attributes
     ----------
@@ -89,9 +87,9 @@ class Study:
         Class numbers of the index's pictures.
     """
 
-    def __init__(self, name, index, splits, top=(1,), names=None):
+    def __init__(self, name, index, splits, top=(1,)):
         self.name, self.index, self.splits = name, index, splits
-        self.top, self.names, self.y = top, names, targets(index)
+        self.top, self.y = top, targets(index)
         self._groups = np.unique(clip_of(index), return_inverse=True)[1]  # numbers sort faster
         self._asked, self._drawn, self._parts, self._answers, self._rows = [], {}, {}, [], []
 
@@ -140,24 +138,21 @@ class Study:
         DataFrame
             See :meth:`table`.
         """
-        asked, self._asked = self._asked, []
-        features = {}
+        asked, self._asked, self._features = self._asked, [], {}
         for encoder in dict.fromkeys(question.encoder for question in asked):
             rows = [question.rows for question in asked if question.encoder is encoder]
             X = extract_features(encoder, self.index, np.unique(np.concatenate(rows)))
-            features[encoder] = X, key_of(X)
-        jobs = sorted(asked, key=lambda question: -features[question.encoder][0].shape[1])
-        jobs = [(question, *features[question.encoder]) for question in jobs]  # long ones first
-        told = in_parallel(self._answer, jobs)
-        answers = {id(job[0]): arrays for job, arrays in zip(jobs, told, strict=True)}
+            self._features[encoder] = X, key_of(X)
+        jobs = sorted(asked, key=lambda question: -self._features[question.encoder][0].shape[1])
+        answers = dict(zip(jobs, in_parallel(self._answer, jobs), strict=True))  # long ones first
         for question in asked:
-            self._note(question, answers[id(question)])
+            self._note(question, answers[question])
         return self.table()
 
-    def _answer(self, job):
+    def _answer(self, question):
         """Classes that each draw of a question's fold gives, int (S, M), and perhaps scores."""
-        question, X, key = job
         folds, classifier = question.folds, question.classifier
+        X, key = self._features[question.encoder]
 
         def compute():
             fitted, said = classifier, []
@@ -195,8 +190,6 @@ class Study:
         if scores is not None:
             for k in self.top[1:]:
                 self.add(f"top-{k}", top_k(scores, y, k), rows, **where)
-            if self.names is not None:
-                self.add("top-1 by name", by_name(scores, y, self.names), rows, **where)
 
     def answers(self, **where):
         """The answers to one question.
@@ -274,8 +267,7 @@ class Study:
         Columns are experiment, dataset, split, encoder, features, method, shots, seed, metric,
         value, low, high (of the 95 % interval) and n (pictures).
         """
-        table = pd.DataFrame(self._rows, columns=COLUMNS)
-        table = table.astype({"shots": "Int64", "seed": "Int64"})
+        table = pd.DataFrame(self._rows, columns=COLUMNS).astype(dict.fromkeys(WHERE[4:], "Int64"))
         for column, value in where.items():
             table = table[table[column] == value]
         return table.reset_index(drop=True)
@@ -295,14 +287,12 @@ class Study:
         DataFrame
             The results.
         """
-        _write(self.table(), output, self.name)
+        folder = Path(output) / "results"
+        folder.mkdir(parents=True, exist_ok=True)
+        form = {"index": False, "float_format": "%.6f", "lineterminator": "\n"}
+        self.table().to_csv(folder / f"{self.name}.csv", **form)
         if curves is not None:
             names = {"experiment": self.name, "dataset": self.index.attrs["name"]}
-            _write(curves.assign(**names)[CURVE_COLUMNS], output, f"{self.name}_curves")
+            curves = curves.assign(**names)[CURVE_COLUMNS]
+            curves.to_csv(folder / f"{self.name}_curves.csv", **form)
         return self.table()
-
-
-def _write(table, output, name):
-    path = Path(output) / "results" / f"{name}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")

@@ -5,16 +5,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.ndimage import laplace
 from skimage.color import rgb2gray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from cliphelpers.encoders.encoder import EncoderError
-from cliphelpers.encoders.preprocess import Preprocess
-from cliphelpers.images import read_image
-from cliphelpers.parallel import in_parallel
-from cliphelpers.srgan import SCALE, WEIGHTS, load_generator
+from cliphelpers.srgan import WEIGHTS, load_generator
 
 _INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 
@@ -71,42 +67,6 @@ def with_upsampling(encoder, method, shrink=None):
     way = method if shrink is None else f"{method} from {shrink}"
     preprocess = upsampled(encoder.preprocess, method, shrink)
     return replace(encoder, preprocess=preprocess, features=f"{encoder.features}, {way}")
-
-
-def enlarged_again(paths, methods, side):
-    """Shrink pictures to ``side`` pixels and enlarge them four times, to compare with the original.
-
-    Parameters
-    ----------
-    paths : sequence of str
-    methods : list of str
-        As in :func:`upsampled`.
-    side : int
-        In pixels; the original is the picture's middle, brought to four times as many.
-
-    Returns
-    -------
-    list of dict of str to uint8 array, shape (4 side, 4 side, 3)
-        For each picture ``low`` (each pixel four times as wide), each method, and ``original``.
-
-    Raises
-    ------
-    ValueError
-        A picture is smaller than 4 side: enlarging would invent the original.
-    """
-    square = Preprocess(SCALE * side, SCALE * side)
-    ways = {method: upsampled(square, method, side) for method in methods}
-
-    def versions(path):
-        picture = read_image(path)
-        if min(picture.size) < SCALE * side:
-            raise ValueError(f"{path} is smaller than {SCALE * side} pixels: lower `quarter`")
-        original = square(picture)
-        small = Image.fromarray(original)
-        low = Preprocess(side, side)(small).repeat(SCALE, 0).repeat(SCALE, 1)
-        return {"low": low} | {way: ways[way](small) for way in ways} | {"original": original}
-
-    return in_parallel(versions, list(paths))
 
 
 def quality(picture, original):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
-from cliphelpers.evaluation import bootstrap, by_name, confusions, per_class, top_k
+from cliphelpers.evaluation import bootstrap, confusions, top_k
 
 Z = 1.959964  # of a 95 % interval
 
@@ -21,12 +21,6 @@ def test_top_k_equals_scikit_learn(k):
 def test_top_k_of_fewer_classes_is_always_right():
     scores = np.array([[0.1, 0.9, 0.5]])
     assert [top_k(scores, np.array([0]), k)[0] for k in (1, 2, 3, 5)] == [False, False, True, True]
-
-
-def test_by_name_by_hand():
-    scores = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]])
-    right = by_name(scores, np.array([0, 1, 1, 1]), ["red apple", "red apple", "pear"])
-    assert right.tolist() == [True, True, False, True]
 
 
 # ------------------------------------------------------------------------------- intervals
@@ -128,10 +122,3 @@ def test_confusions_equal_scikit_learn():
 def test_no_mistakes_are_no_confusions():
     table = confusions(np.array([0, 1]), np.array([0, 1]), ["a", "b"])
     assert table.empty and list(table.columns) == ["true", "predicted", "share", "pictures"]
-
-
-def test_per_class_by_hand():
-    correct = np.array([True, False, True, True, False, False])
-    accuracy = per_class(correct, np.array([0, 0, 1, 1, 3, 3]), ["a", "b", "c", "d"])
-    assert accuracy.to_dict() == {"d": 0.0, "a": 0.5, "b": 1.0}
-    assert list(accuracy.index) == ["d", "a", "b"]  # worst first; c has no pictures

@@ -315,13 +315,12 @@ def test_pictures_prepared_ahead_stay_few(index, cache, monkeypatch):
             return super().forward(x)
 
     class Noting(Preprocess):
-        def batch(self, pictures):
+        def __call__(self, picture):
             nonlocal prepared
-            for _ in pictures:
-                with lock:
-                    prepared += 1
-                    ahead.append(prepared - encoded)
-            return super().batch(pictures)
+            with lock:
+                prepared += 1
+                ahead.append(prepared - encoded)
+            return super().__call__(picture)
 
     monkeypatch.setattr(module_under_test, "CORES", 2)
     monkeypatch.setattr(parallel, "CORES", 2)
@@ -354,10 +353,10 @@ def test_the_encoder_does_not_wait_for_one_picture_after_the_other(index, cache,
     threads = set()
 
     class Noting(Preprocess):
-        def batch(self, pictures):
+        def __call__(self, picture):
             threads.add(threading.get_ident())
-            time.sleep(0.005 * len(pictures))
-            return super().batch(pictures)
+            time.sleep(0.005)
+            return super().__call__(picture)
 
     monkeypatch.setattr(parallel, "CORES", 4)
     encoder = Encoder("noting", Counting(), Noting(8, 8, "bilinear"), device="cpu")

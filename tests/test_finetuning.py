@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cliphelpers.classifiers import Ridge, fit_chosen, text_weights
-from cliphelpers.encoders.encoder import Encoder, encode_batch, joint
+from cliphelpers.encoders.encoder import Encoder, encode_batch, fingerprint, joint
 from cliphelpers.encoders.load import load_encoder
 from cliphelpers.features import extract_features
 from cliphelpers.finetuning import model, training
@@ -211,7 +211,7 @@ def test_training_learns(method, index, fold, encoders):
     encoder, y = encoders["timm"], targets(index)
     head = (np.zeros((size_of(encoder), 4), np.float32), np.zeros(4, np.float32))
     recipe = Recipe(epochs=8, batch=8 if method == "ML" else 24, rate=2e-4, head_rate=1e-2)
-    before = encoder.fingerprint
+    before = fingerprint(encoder.module)
     tuned = tune(Training(encoder, fold, index, recipe, head if method == "ML" else None))
     train = tuned.curves[tuned.curves.part == "train"]
     assert train.epoch.tolist() == list(range(1, 9))
@@ -220,7 +220,7 @@ def test_training_learns(method, index, fold, encoders):
     assert val.epoch.tolist() == list(range(9))
     best = val.sort_values(["accuracy", "loss"], ascending=[False, True]).iloc[0]
     assert set(tuned.curves.chosen) == {best.epoch}
-    assert replace(encoder).fingerprint == before, "the encoder itself stays as it was"
+    assert fingerprint(replace(encoder).module) == before, "the encoder itself stays as it was"
     if method == "ML":
         assert val.accuracy.iloc[0] == 0.25 and val.accuracy.max() > 0.7
         X = extract_features(tuned.encoder, index, fold.val)[fold.val]

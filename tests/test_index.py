@@ -12,7 +12,6 @@ from cliphelpers.index import (
     clip_of,
     index_images,
     prompt_names,
-    shared_names,
     summary,
     targets,
 )
@@ -299,12 +298,3 @@ def test_faulty_tables(tmp_path, text, message):
     (tmp_path / "names.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         prompt_names(["fig"], tmp_path / "names.csv")
-
-
-def test_shared_names():
-    labels = ["Apple Red 1", "Fig", "Apple Red 2", "Plum", "Plum 3"]
-    assert shared_names(labels, prompt_names(labels)) == {
-        "apple red": ["Apple Red 1", "Apple Red 2"],
-        "plum": ["Plum", "Plum 3"],
-    }
-    assert shared_names(["a", "b"], ["x", "y"]) == {}

@@ -144,13 +144,6 @@ def test_what_is_answered_is_not_computed_again(study, index, splits, pixels, mo
         other.run()
 
 
-def test_names_that_classes_share_count_as_right(index, splits, pixels):
-    study = Study("x", index, splits, names=["fruit"] * 4)
-    study.ask("mean", NearestMean(), pixels)
-    table = study.run()
-    assert (table[table.metric == "top-1 by name"].value == 1).all()
-
-
 @pytest.mark.parametrize("where", [{}, {"split": "official", "encoder": "another"}])
 def test_answers_must_be_told_apart(study, pixels, where):
     study.ask("mean", NearestMean(), pixels)

@@ -16,7 +16,7 @@ from cliphelpers.encoders.preprocess import Preprocess
 from cliphelpers.features import extract_features
 from cliphelpers.images import read_image
 from cliphelpers.srgan import Generator, load_generator, upscale
-from cliphelpers.upsampling import enlarged_again, quality, upsampled, with_upsampling
+from cliphelpers.upsampling import quality, upsampled, with_upsampling
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -121,7 +121,7 @@ def test_large_pictures_are_not_enlarged(file, monkeypatch):
     monkeypatch.setattr(generator, "forward", lambda x: seen.append(x.shape) or forward(x))
     way = Preprocess(24, 24, generator=generator)
     large, tiny, wide = pictures_of((24, 30), (10, 10), (12, 200))
-    batch = way.batch([large, tiny, large])
+    batch = np.stack([way(one) for one in (large, tiny, large)])
     assert seen == [(1, 3, 10, 10)] and batch.shape == (3, 24, 24, 3)
     assert np.array_equal(batch[0], Preprocess(24, 24)(large))
     assert np.array_equal(batch[1], way(tiny)) and not np.array_equal(batch[1], batch[0])
@@ -201,21 +201,6 @@ def test_ssim_is_the_paper_s():
     picture = np.roll(original, 1, axis=1)
     flat = structural_similarity(original, picture, channel_axis=2, data_range=255)
     assert abs(quality(picture, original)["SSIM"] - flat) > 1e-3
-
-
-def test_a_quarter_of_the_pixels_enlarged_again(draw):
-    paths = [str(draw("wide.png", (80, 60))), str(draw("tall.png", (48, 70), seed=1))]
-    wide, tall = enlarged_again(paths, ["bilinear", "srgan"], 12)
-    assert list(wide) == list(tall) == ["low", "bilinear", "srgan", "original"]
-    original = Image.fromarray(tall["original"])
-    assert original.size == (48, 48)
-    assert np.array_equal(original, np.array(read_image(paths[1]))[11:59])  # its middle
-    for method in ("bilinear", "srgan"):
-        assert np.array_equal(tall[method], upsampled(Preprocess(48, 48), method, 12)(original))
-    small = original.resize((12, 12), Image.Resampling.BICUBIC)
-    assert np.array_equal(tall["low"], np.kron(small, np.ones((4, 4, 1), np.uint8)))
-    with pytest.raises(ValueError, match="tall.png is smaller than 52 pixels"):
-        enlarged_again(paths, ["bilinear"], 13)
 
 
 @pytest.mark.skipif(not (SHARED / "data" / "grocery").is_dir(), reason="without ../shared")

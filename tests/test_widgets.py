@@ -312,7 +312,7 @@ def test_a_gallery_shows_small_pictures_and_how_many_there_are(index, draw):
 
 def before_after(shown, before, after, **values):
     labels = {"left": "left to right", "top": "top to bottom", "line": "line", "zoom": "zoom"}
-    box = ch.before_after_widget({"one": {"a": before, "b": after}}, "a", "b")
+    box = ch.before_after_widget([("one", {"a": before, "b": after})], "a", "b")
     for key, value in values.items():
         change(box, labels[key], value)
     return np.array(pictures_of(shown[-1])[-1])
@@ -326,7 +326,7 @@ def test_before_is_left_of_the_line_and_after_right_of_it(shown):
     assert not (seen[:, 119:121] == 0).all()  # the line
     for share, value in [(0, 255), (1, 0)]:
         assert (before_after(shown, before, after, line=share)[:, 5:-5] == value).all()
-    ch.before_after_widget({"one": {"a": before, "b": after[1:]}}, "a", "b")
+    ch.before_after_widget([("one", {"a": before, "b": after[1:]})], "a", "b")
     assert "differ in size" in errors_of(shown[-1])[0]
 
 

@@ -77,18 +77,13 @@ class Encoder:
             self.module.to(memory_format=torch.channels_last)
 
     @cached_property
-    def fingerprint(self):
-        """Of the image side: see :func:`fingerprint`."""
-        return fingerprint(self.module)
-
-    @cached_property
     def key(self):
         """SHA-256 of all that features depend on but the picture: weights, preprocessing and
         precision."""
         look = {name: value for name, value in vars(self.preprocess).items() if value is not None}
         if self.preprocess.generator:
             look["generator"] = self.preprocess.generator.fingerprint
-        parts = [self.fingerprint, self.precision, *map(str, look.items())]
+        parts = [fingerprint(self.module), self.precision, *map(str, look.items())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -95,9 +95,5 @@ def _load_module(rest):
     return made
 
 
-LOADERS = {
-    "clip": load_clip,
-    "timm": load_timm,
-    "torchvision": load_torchvision,
-    "module": _load_module,
-}
+LOADERS = {"clip": load_clip, "timm": load_timm, "torchvision": load_torchvision}
+LOADERS["module"] = _load_module

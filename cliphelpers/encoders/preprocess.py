@@ -55,7 +55,3 @@ class Preprocess:
         method = transforms.InterpolationMode(self.interpolation)
         picture = transforms.resize(picture, sides, method)
         return np.array(transforms.center_crop(picture, self.size))
-
-    def batch(self, pictures):
-        """RGB pictures -> uint8 array, shape (B, size, size, 3)."""
-        return np.stack([self(picture) for picture in pictures])

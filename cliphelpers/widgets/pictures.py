@@ -13,9 +13,9 @@ def before_after_widget(versions, left, right):
 
     Parameters
     ----------
-    versions : dict of str to dict of str to uint8 array, shape (H, W, 3)
-        For each picture's name its versions, such as "bicubic" and "srgan", all of one size; or
-        pairs of name and versions, which are numbered, since names may come again.
+    versions : list of (str, dict of str to uint8 array, shape (H, W, 3))
+        For each picture its name, which may come again, and its versions, such as "bicubic" and
+        "srgan", all of one size.
     left, right : str
         The versions to start with.
 
@@ -23,8 +23,7 @@ def before_after_widget(versions, left, right):
     -------
     ipywidgets.Widget
     """
-    if not isinstance(versions, dict):
-        versions = {f"{number}. {name}": kinds for number, (name, kinds) in enumerate(versions, 1)}
+    versions = {f"{number}. {name}": kinds for number, (name, kinds) in enumerate(versions, 1)}
     kinds = next(iter(versions.values()))
 
     def show(picture, before, after, line, zoom, across, down):
