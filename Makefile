@@ -14,9 +14,10 @@ gallery: .venv/.installed
 	$(BIN)/python report/gallery.py "$(OUTPUT)"
 	$(MAKE) report
 
-# README.md's numbers, report/RESULTS.md and report.pdf from report/results/ and pics/
+# README.md's numbers, report/RESULTS.md, pics/photographs/ and report.pdf from report/results/ and pics/
 report: .venv/.installed
 	$(BIN)/python report/tables.py
+	$(BIN)/python report/figures.py
 	$(BIN)/python report/build.py
 
 test: .venv/.installed

@@ -20,10 +20,10 @@ from .classifiers import (
 )
 from .finetuning.model import contrastive_loss, interpolate
 from .finetuning.training import Recipe, Training, fine_tune
-from .evaluation import bootstrap, confusions, top_k
+from .evaluation import confusions, top_k
 from .study import Study
 from .plots import RIGHT, WRONG, confusion_matrix, curves, dots, picture_grid, save_fig
-from .progress import live, progress
+from .progress import live
 from .widgets.prompts import prompt_widget
 from .widgets.shots import shots_widget
 from .widgets.probes import probe_widget

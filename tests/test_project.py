@@ -17,6 +17,8 @@ import yaml  # papermill brings it
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+import cliphelpers
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -289,3 +291,39 @@ def test_a_notebook_s_results_bear_its_name(path):
     text = "\n".join(source(cell) for cell in code(book))
     assert re.findall(r'\bStudy\("(.*?)"', text) == [path.stem]
     assert source(book["cells"][0])[2] == path.stem[1]
+
+
+# ------------------------------------------------------------------------------- the package
+
+
+def imports():
+    """For each file of the package the files that it imports, wherever in it."""
+    package, found = ROOT / "cliphelpers", {}
+    for path in package.rglob("*.py"):
+        nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+        names = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+        names += [
+            f"{node.module}.{alias.name}"
+            for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
+        ]  # fmt: skip
+        places = [ROOT / (name.replace(".", "/") + ".py") for name in names]
+        found[path] = {place for place in places if package in place.parents and place.exists()}
+    return found
+
+
+def test_imports_go_one_way():
+    left = imports()
+    assert len(left) > 20 and sum(map(len, left.values())) > 50
+    while ready := [path for path, below in left.items() if not below & set(left)]:
+        left = {path: below for path, below in left.items() if path not in ready}
+    assert not left, "these files import each other, by way of others or at once"
+
+
+def test_the_public_names_are_there_and_each_has_a_user():
+    stub = (ROOT / "cliphelpers" / "__init__.pyi").read_text(encoding="utf-8")
+    names = {alias.name for node in ast.parse(stub).body for alias in node.names}
+    assert all(hasattr(cliphelpers, name) for name in names)
+    cells = [cell for path in NOTEBOOKS for cell in code(json.loads(path.read_text("utf-8")))]
+    used = set(re.findall(r"\bch\.(\w+)", "\n".join(map(source, cells))))
+    assert used <= names
+    assert names - used == {"Encoder", "read_state"}  # of people's own module:FILE.py (README)
