@@ -222,7 +222,7 @@ def picture_grid(pictures, captions, rows, colours=None, row_titles=(), title=""
     matplotlib Figure
     """
     columns = -(-len(pictures) // rows)
-    size = (WIDTH, rows * (WIDTH / columns * 0.9 + 0.55))
+    size = (WIDTH, rows * (WIDTH / columns + 0.75))
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
