@@ -97,12 +97,12 @@ def data_sets():
     }.items():
         if folder.exists():
             index = ch.index_images(folder)
-            yield name, index, ch.make_splits(index, ["by_clip"])["by_clip"]
+            yield name, index, ch.make_splits(index, ["by_group"])["by_group"]
     if (grocery := SHARED / "data" / "grocery").exists():
         paths = sorted(grocery.rglob("*.jpg"))
         split = [path.relative_to(grocery).parts[0] for path in paths]
         labels = [path.parent.name for path in paths]
-        columns = {"path": [*map(str, paths)], "label": labels, "split": split, "clip": ""}
+        columns = {"path": [*map(str, paths)], "label": labels, "split": split, "group": ""}
         index = pd.DataFrame(columns)
         index.attrs = {"root": str(grocery), "name": "grocery"}
         yield "grocery", index, ch.make_splits(index, ["official"])["official"]

@@ -31,7 +31,7 @@ def bootstrap(values, clips, resamples=RESAMPLES, seed=0):
     values : array, shape (N,)
         For each picture 0 or 1 (wrong, right), or a difference of such.
     clips : array of str or int, shape (N,)
-        What belongs together: see :func:`cliphelpers.index.clip_of`.
+        What belongs together: see :func:`cliphelpers.index.group_of`.
 
     Returns
     -------

@@ -1,8 +1,8 @@
 """From a folder of pictures to an index, and from class names to words.
 
-An index is a DataFrame with the columns ``path``, ``label``, ``split`` and ``clip``. ``split``
-is "train", "val", "test" or "" (not stated); ``clip`` names the video clip a picture is a frame
-of, or is "" where pictures are independent.
+An index is a DataFrame with the columns ``path``, ``label``, ``split`` and ``group``. ``split``
+is "train", "val", "test" or "" (not stated); ``group`` names what a picture was taken of or with
+other pictures (a video clip, an object, a day, a camera), or is "" where nobody has said.
 """
 
 import os
@@ -16,7 +16,7 @@ import pandas as pd
 
 from cliphelpers.images import digests, find_images
 
-_COLUMNS = ["path", "label", "split", "clip"]
+_COLUMNS = ["path", "label", "split", "group"]
 _SPLIT_FOLDERS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
@@ -30,11 +30,11 @@ _CLIP_NAME = re.compile(r"(?:(r\d*)_)?\d+_100\.jpe?g", re.IGNORECASE)
 def index_images(root):
     """List the pictures of a folder or of a CSV manifest.
 
-    Understood are: Fruits-360's layout (Training/ and Test/ with class folders, the clip in the
-    prefix of the file name), train/, val/ and test/ folders of class folders, plain class
-    folders, and a CSV file with the columns ``path`` (relative to the CSV), ``label`` and, if
-    known, ``split`` and ``clip``. Pictures in sub-folders of a class folder belong to the class.
-    Hidden files and files that are no pictures are ignored.
+    Understood are: Fruits-360's layout (Training/ and Test/ with class folders, the group, a
+    video clip, in the prefix of the file name), train/, val/ and test/ folders of class folders,
+    plain class folders, and a CSV file with the columns ``path`` (relative to the CSV), ``label``
+    and, if known, ``split`` and ``group`` (or ``clip``). Pictures in sub-folders of a class folder
+    belong to the class. Hidden files and files that are no pictures are ignored.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def index_images(root):
     Returns
     -------
     pandas.DataFrame
-        Columns path, label, split, clip (all str), sorted by label and path, never by the order
+        Columns path, label, split, group (all str), sorted by label and path, never by the order
         of the file system; ``attrs`` holds ``root`` and ``name``.
 
     Raises
@@ -92,7 +92,7 @@ def _from_folders(root):
             "or train/ and test/ folders that hold such folders"
         )
     index = pd.DataFrame(rows, columns=_COLUMNS[:3], dtype=str)
-    return index.assign(clip=_clips(index.path))
+    return index.assign(group=_clips(index.path))
 
 
 def _folders(folder):
@@ -109,7 +109,7 @@ def _clips(paths):
     if not all(matches):
         if sum(map(bool, matches)) > len(matches) / 2:
             odd = next(path for path, match in zip(paths, matches, strict=True) if not match)
-            warnings.warn(f"No clips: {odd} is not named <clip>_<frame>_100.jpg", stacklevel=4)
+            warnings.warn(f"No groups: {odd} is not named <clip>_<frame>_100.jpg", stacklevel=4)
         return ""
     return [{None: "r0", "r": "r1"}.get(match[1], match[1]) for match in matches]
 
@@ -119,6 +119,8 @@ def _from_manifest(file):
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
     except ValueError as error:  # pandas' errors and wrong encodings are among them
         raise ValueError(f"{file} is no CSV table in UTF-8: {error}") from error
+    if "group" not in table:
+        table = table.rename(columns={"clip": "group"})
     if missing := {"path", "label"} - set(table.columns):
         raise ValueError(f"The manifest {file} has no column {' and '.join(sorted(missing))}")
     if unknown := set(table.columns) - set(_COLUMNS):
@@ -161,9 +163,9 @@ def targets(index):
     return np.searchsorted(names, np.asarray(index.label, dtype=str)).astype(np.int64)
 
 
-def clip_of(index):
-    """What varies together, for bootstraps: "label/clip", or the path where no clips exist."""
-    return np.where(index["clip"] == "", index.path, index.label + "/" + index["clip"])
+def group_of(index):
+    """What varies together, for intervals: "label/group", or the path where no groups are named."""
+    return np.where(index["group"] == "", index.path, index.label + "/" + index["group"])
 
 
 def summary(index):
@@ -178,7 +180,7 @@ def summary(index):
         name: {
             "pictures": len(part),
             "classes": part.label.nunique(),
-            "clips": len(set(clip_of(part))),
+            "groups": len(set(group_of(part))),
             "pictures of the smallest class": part.label.value_counts().min(),
             "copies of training pictures": copied[part.index].sum(),
         }

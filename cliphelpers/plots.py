@@ -16,7 +16,7 @@ COLOURS = sns.color_palette("colorblind")
 RIGHT, WRONG = COLOURS[2], COLOURS[3]
 SPLITS = {
     "official": "official\n(test frames from the training clips)",
-    "by_clip": "by_clip\n(whole clips held out)",
+    "by_group": "by_group\n(whole clips held out)",
     "random": "random\n(test pictures drawn at random)",
 }
 WIDTH = 9  # inches, at 100 dpi about the width of a README

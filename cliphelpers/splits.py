@@ -66,14 +66,14 @@ def official(index, seed=0):
         The index states no test part.
     """
     if "test" not in set(index.split):
-        raise ValueError("There is no official test part: use the split by_clip or random")
+        raise ValueError("There is no official test part: use the split by_group or random")
     train, val, test = (np.flatnonzero(index.split == part) for part in ("train", "val", "test"))
     if not len(val):
         train, val = _validation(index, train, seed)
     return [Fold(train, val, test)]
 
 
-def by_clip(index, seed=0):
+def by_group(index, seed=0):
     """Whole clips held out: folds in which every clip is tested once.
 
     There are as many folds as the class with the fewest clips has clips (classes with one clip
@@ -85,7 +85,7 @@ def by_clip(index, seed=0):
     ValueError
         No class has two clips.
     """
-    clips = {label: sorted(set(group["clip"]) - {""}) for label, group in index.groupby("label")}
+    clips = {label: sorted(set(part["group"]) - {""}) for label, part in index.groupby("label")}
     folds = min((len(names) for names in clips.values() if len(names) > 1), default=0)
     if not folds:
         raise ValueError("No class has two clips: use the split official or random")
@@ -94,7 +94,7 @@ def by_clip(index, seed=0):
         for shift, (label, names) in enumerate(clips.items())
         for position, clip in enumerate(names if len(names) > 1 else [])
     }
-    fold_of = np.array([held.get(key, -1) for key in zip(index.label, index["clip"], strict=True)])
+    fold_of = np.array([held.get(key, -1) for key in zip(index.label, index["group"], strict=True)])
     everything = np.arange(len(index))
     tests = [np.flatnonzero(fold_of == fold) for fold in range(folds)]
     return [Fold(*_validation(index, np.setdiff1d(everything, test), seed), test) for test in tests]
@@ -117,7 +117,7 @@ def random(index, seed=0):
     return [Fold(*_validation(index, rest, seed), test)]
 
 
-SPLITS = {"official": official, "by_clip": by_clip, "random": random}
+SPLITS = {"official": official, "by_group": by_group, "random": random}
 
 
 def make_splits(index, names, seed=0, folds=None, tested=None):
@@ -126,7 +126,7 @@ def make_splits(index, names, seed=0, folds=None, tested=None):
     Parameters
     ----------
     index : DataFrame
-    names : list of {"official", "by_clip", "random"}
+    names : list of {"official", "by_group", "random"}
     seed : int
     folds : int, optional
         Only so many folds of each; by default all.
@@ -163,10 +163,10 @@ def _validation(index, rows, seed):
     """Split training rows into (train, val): by clip where some class has two, else a fifth."""
     part = index.iloc[rows].reset_index(drop=True)
     val = []
-    for label, group in part.groupby("label"):
-        clips = sorted(set(group["clip"]) - {""}, key=lambda clip: _draw(seed, label, clip))
+    for label, own in part.groupby("label"):
+        clips = sorted(set(own["group"]) - {""}, key=lambda clip: _draw(seed, label, clip))
         if len(clips) > 1:
-            val.append(rows[group.index[group["clip"] == clips[0]]])
+            val.append(rows[own.index[own["group"] == clips[0]]])
     return _take_out(rows, val or _shares(index, rows, _VALIDATION, seed))
 
 

@@ -17,7 +17,7 @@ from cliphelpers.classifiers import fit_chosen
 from cliphelpers.encoders.encoder import Encoder
 from cliphelpers.evaluation import bootstrap, top_k
 from cliphelpers.features import extract_features
-from cliphelpers.index import clip_of, targets
+from cliphelpers.index import group_of, targets
 from cliphelpers.parallel import in_parallel
 from cliphelpers.splits import few_shot_fold, test_rows
 
@@ -90,7 +90,7 @@ class Study:
     def __init__(self, name, index, splits, top=(1,)):
         self.name, self.index, self.splits = name, index, splits
         self.top, self.y = top, targets(index)
-        self._groups = np.unique(clip_of(index), return_inverse=True)[1]  # numbers sort faster
+        self._groups = np.unique(group_of(index), return_inverse=True)[1]  # numbers sort faster
         self._asked, self._drawn, self._parts, self._answers, self._rows = [], {}, {}, [], []
 
     def rows(self, split):

@@ -19,7 +19,7 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "report" / "results"
 PAGES = [ROOT / "README.md", ROOT / "report" / "RESULTS.md"]
-SPLITS = ["official", "by_clip"]
+SPLITS = ["official", "by_group"]
 TIMED = {
     "embedded": "`make figures`",
     "photographs_cold": "photographs",

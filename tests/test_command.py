@@ -308,7 +308,7 @@ head_rate = 1e-3
         ("templates", [], "templates must be a list, each a text with one {} where the class nam"),
         ("templates", ["long " * 76 + "{}"], "templates gives too long a prompt. This text has "
          "more than 77 tokens: 'long long"),
-        ("splits", ["clips"], "splits must be a list, each one of official, by_clip, random: 'cl"),
+        ("splits", ["clips"], "splits must be a list, each one of official, by_group, random: 'cl"),
         ("encoders", [], "encoders must be a list, each a text that begins with clip, timm, torc"),
         ("encoders", ["RN50"], "begins with clip, timm, torchvision, module and a colon: 'RN50'"),
         ("shots", 3, "shots must be a list, each a whole number from 1 on, not 3"),
@@ -543,12 +543,12 @@ def test_real_notebooks_write_tidy_tables(output, fruits, name):
     table = results(output, name)
     assert list(table.columns) == COLUMNS
     assert set(table.experiment) == {name} and set(table.dataset) == {fruits.name}
-    assert set(table.split) == {"official", "by_clip"}
+    assert set(table.split) == {"official", "by_group"}
     accuracies = table[table.metric != "top-1 difference"]
     assert accuracies.value.between(0, 1).all()
     assert (table.low <= table.value + 1e-6).all() and (table.value <= table.high + 1e-6).all()
     tested = table[table.metric != "top-1 on training"].groupby("split").n.unique()
-    assert tested["official"].tolist() == [24] and tested["by_clip"].tolist() == [72]
+    assert tested["official"].tolist() == [24] and tested["by_group"].tolist() == [72]
     assert (
         not table[["encoder", "method", "metric", "value", "low", "high", "n"]]
         .isna()

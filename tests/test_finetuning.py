@@ -47,7 +47,7 @@ def index(fruits):
 @pytest.fixture(scope="module")
 def fold(index):
     """24 training pictures, 8 of a class each, and 24 for validation, by clip."""
-    return make_splits(index, ["by_clip"])["by_clip"][0]
+    return make_splits(index, ["by_group"])["by_group"][0]
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +329,7 @@ from cliphelpers.index import index_images
 from cliphelpers.splits import make_splits
 
 index, encoder = index_images(sys.argv[1]), joint(load_encoder(sys.argv[2]))
-fold, writes = make_splits(index, ["by_clip"])["by_clip"][0], []
+fold, writes = make_splits(index, ["by_group"])["by_group"][0], []
 write = training.save_arrays
 
 def save(path, arrays):
@@ -469,12 +469,12 @@ def test_alpha_0_is_zero_shot(index, start, whole):
 def test_curves_are_written_as_tidy_rows(start, index, fold, tmp_path):
     drawn = replace(fold, shots=4, seed=3)
     tuned = tune(replace(start, fold=drawn, recipe=replace(SLOW, epochs=1)))
-    study = Study("05_tune", index, {"by_clip": [fold]})
+    study = Study("05_tune", index, {"by_group": [fold]})
     study.save(tmp_path, tuned.curves)
     written = pd.read_csv(tmp_path / "results" / "05_tune_curves.csv")
     assert len(written) == 3 and set(written.part) == {"train", "validation"}
     row = dict(
-        experiment="05_tune", dataset="tiny-fruits", split="by_clip", encoder="CLIP tiny-vit",
+        experiment="05_tune", dataset="tiny-fruits", split="by_group", encoder="CLIP tiny-vit",
         features="joint", method="fine-tuned ML", shots=4, seed=3, fold=0,
     )  # fmt: skip
     assert written[list(row)].drop_duplicates().to_dict("records") == [row]

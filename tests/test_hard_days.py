@@ -540,8 +540,8 @@ def test_a_thousand_classes(tmp_path, clip_vit, monkeypatch):
             pixels = (tint + rng.integers(-3, 4, (8, 8, 3))).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "data" / f"class {label:04}x" / f"{number}.bmp")
     index = index_images(tmp_path / "data")
-    with pytest.warns(UserWarning, match="Without the split by_clip"):
-        (fold,) = make_splits(index, ["by_clip"])["random"]
+    with pytest.warns(UserWarning, match="Without the split by_group"):
+        (fold,) = make_splits(index, ["by_group"])["random"]
     assert len(fold.test) == len(fold.val) == len(fold.train) == 1000
     study = Study("many", index, {"random": [fold]}, top=(1, 5))
     study.ask("nearest mean", NearestMean(), raw_pixels(2))

@@ -9,7 +9,7 @@ import pytest
 
 from cliphelpers.index import (
     classes,
-    clip_of,
+    group_of,
     index_images,
     prompt_names,
     summary,
@@ -30,7 +30,7 @@ def tree(root, *names):
 def rows(index, root):
     """The index as tuples, its paths relative to the root."""
     paths = [os.path.relpath(path, root) for path in index.path]
-    return list(zip(paths, index.label, index.split, index["clip"], strict=True))
+    return list(zip(paths, index.label, index.split, index["group"], strict=True))
 
 
 # ------------------------------------------------------------------------------- the index
@@ -54,7 +54,7 @@ def test_fruits_360(tmp_path):
         ("Training/Banana/12_100.jpg", "Banana", "train", "r0"),
         ("Training/Banana/r2_7_100.jpg", "Banana", "train", "r2"),
     ]
-    assert list(index.columns) == ["path", "label", "split", "clip"]
+    assert list(index.columns) == ["path", "label", "split", "group"]
     assert index.attrs == {"root": str(tmp_path), "name": tmp_path.name}
 
 
@@ -71,7 +71,7 @@ def test_split_folders_in_any_case(tmp_path, names):
     index = index_images(tmp_path)
     assert sorted(index.split) == ["test", "train", "val"]
     assert [os.path.basename(os.path.dirname(path)) for path in index.path] == ["cat"] * 3
-    assert set(index["clip"]) == {""}
+    assert set(index["group"]) == {""}
 
 
 def test_plain_class_folders(tmp_path):
@@ -97,8 +97,8 @@ def test_spaces_unicode_and_emoji_in_names(tmp_path):
 
 def test_one_file_off_the_pattern_means_that_there_are_no_clips(tmp_path):
     tree(tmp_path, "Training/Fig/0_100.jpg", "Training/Fig/r_0_100.jpg", "Test/Fig/photo.jpg")
-    with pytest.warns(UserWarning, match="No clips: .*photo.jpg is not named"):
-        assert set(index_images(tmp_path)["clip"]) == {""}
+    with pytest.warns(UserWarning, match="No groups: .*photo.jpg is not named"):
+        assert set(index_images(tmp_path)["group"]) == {""}
 
 
 def test_the_order_of_the_directory_does_not_matter(tmp_path, monkeypatch):
@@ -234,10 +234,10 @@ def test_manifest_with_missing_pictures(tmp_path):
 
 def test_classes_targets_and_clips():
     rows = [("/b/0.png", "b", ""), ("/a/0.png", "a", "r0"), ("/b/1.png", "b", "r1")]
-    index = pd.DataFrame(rows, columns=["path", "label", "clip"])
+    index = pd.DataFrame(rows, columns=["path", "label", "group"])
     assert classes(index) == ["a", "b"]
     assert targets(index).tolist() == [1, 0, 1] and targets(index).dtype == np.int64
-    assert list(clip_of(index)) == ["/b/0.png", "a/r0", "b/r1"]
+    assert list(group_of(index)) == ["/b/0.png", "a/r0", "b/r1"]
 
 
 def test_summary_counts(tmp_path):
@@ -252,7 +252,7 @@ def test_summary_counts(tmp_path):
         "all": dict(zip(table.columns, (9, 2, 4, 3, 0), strict=True)),
     }
     assert list(table.columns)[:4] == [
-        "pictures", "classes", "clips", "pictures of the smallest class"
+        "pictures", "classes", "groups", "pictures of the smallest class"
     ]  # fmt: skip
     tree(tmp_path / "plain", "cat/a.png")
     assert list(summary(index_images(tmp_path / "plain")).index) == ["not stated", "all"]

@@ -21,7 +21,7 @@ def table():
     """Two splits, two encoders, two methods; the second split lacks one row."""
     rows = [
         (split, encoder, method, value, value - 0.1, value + 0.05)
-        for split, easy in (("official", 0.2), ("by_clip", 0))
+        for split, easy in (("official", 0.2), ("by_group", 0))
         for encoder, good in (("A", 0.5), ("B", 0.7))
         for method, value in (("ridge", good + easy / 2), ("logistic", good + easy))
     ]
@@ -42,7 +42,7 @@ def errorbars(axis):
 def test_dots_stand_at_their_values_with_their_intervals(table):
     figure = dots(table, "encoder", "method", "title")
     assert len(figure.axes) == 2
-    for axis, split in zip(figure.axes, ["official", "by_clip"], strict=True):
+    for axis, split in zip(figure.axes, ["official", "by_group"], strict=True):
         for method, drawn in errorbars(axis).items():
             part = table[(table.split == split) & (table.method == method)]
             np.testing.assert_allclose(drawn, part[["value", "low", "high"]])
@@ -64,7 +64,7 @@ def test_differences_have_a_line_at_0_and_baselines_one_each(table):
     less = table.assign(value=table.value - 0.6, low=table.low - 0.6, high=table.high - 0.6)
     base = table[table.encoder == "A"].query("method == 'ridge'").assign(encoder="pixels")
     figure = dots(less, "encoder", "method", "title", lines=base)
-    for axis, split in zip(figure.axes, ["official", "by_clip"], strict=True):
+    for axis, split in zip(figure.axes, ["official", "by_group"], strict=True):
         upright = [line.get_xdata()[0] for line in axis.lines if len(set(line.get_xdata())) == 1]
         expected = base[base.split == split].value.iloc[0]
         assert 0 in upright and expected in upright

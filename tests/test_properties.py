@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from cliphelpers.cache import key_of
-from cliphelpers.index import classes, clip_of
+from cliphelpers.index import classes, group_of
 from cliphelpers.splits import SPLITS, few_shot, few_shot_fold, make_splits
 
 QUICK = settings(max_examples=30, deadline=None)
@@ -34,7 +34,7 @@ def index_of(made, stated=True):
         for number, (label, split, clip, count) in enumerate(made)
         for i in range(count)
     ]
-    index = pd.DataFrame(rows, columns=["path", "label", "split", "clip"])
+    index = pd.DataFrame(rows, columns=["path", "label", "split", "group"])
     index = index.sort_values(["label", "path"], ignore_index=True)
     index.attrs = {"root": "/data", "name": "data"}
     return index
@@ -78,10 +78,10 @@ def test_any_split(split, data, index, seed):
 @QUICK
 @given(index=indexes, seed=seeds)
 def test_clips_are_held_out_whole(index, seed):
-    clip = clip_of(index)
-    for fold in folds_of("by_clip", index, seed):
+    clip = group_of(index)
+    for fold in folds_of("by_group", index, seed):
         assert not set(clip[fold.test]) & set(clip[fold.fit])
-        assert (index["clip"].iloc[fold.test] != "").all()
+        assert (index["group"].iloc[fold.test] != "").all()
 
 
 @QUICK

@@ -174,7 +174,7 @@ def test_fruits_mini_is_what_its_recipe_says():
     fruits = (RECIPES / "fruits_mini" / "fruits.py").read_text()
     table = re.findall(r'^    "([A-Z][^"]+)": ', fruits, re.M)
     assert sorted(index["label"].unique()) == sorted(table)
-    assert (index.groupby(["label", "clip"]).size() == len(index) / len(table) / 3).all()
+    assert (index.groupby(["label", "group"]).size() == len(index) / len(table) / 3).all()
     assert sum(Path(path).stat().st_size for path in index["path"]) < 15e6
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cliphelpers.index import clip_of, index_images
+from cliphelpers.index import group_of, index_images
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = list(pd.read_csv(ROOT / "report" / "results" / "embedded" / "01_zero_shot.csv", nrows=0))
@@ -60,9 +60,9 @@ def test_a_changed_table_is_put_right():
 
 
 def test_a_changed_number_is_put_right_within_its_line():
-    name = '<!-- accuracy photographs "10x10 raw pixels" by_clip -->'
+    name = '<!-- accuracy photographs "10x10 raw pixels" by_group -->'
     rows = pd.read_csv(ROOT / "report/results/photographs/04_linear_probe_imagenet.csv")
-    rows = rows[(rows.encoder == "10x10 raw pixels") & (rows.split == "by_clip")]
+    rows = rows[(rows.encoder == "10x10 raw pixels") & (rows.split == "by_group")]
     rows = rows[(rows.method == "logistic regression") & (rows.metric == "top-1")]
     (value,) = rows.value[rows.shots.isna()]
     made = tables.fill(f"a {name}99.9 %<!-- end --> b {name}<!-- end -->, c")
@@ -152,11 +152,11 @@ def test_the_report_takes_new_tables_and_judges_by_their_intervals(build, checko
     less, change = "fine-tuned ML − linear probe", "top-1 difference"
     write(
         "05_fine_tune_clip",
-        ("by_clip", "CLIP new", "linear probe", 7, "top-1", 0.5, 0.4, 0.6),
-        ("by_clip", "CLIP new", "fine-tuned ML", 7, "top-1", 0.61234, 0.5, 0.7),
-        ("by_clip", "CLIP new", less, 7, change, 0.11234, 0.02, 0.2),
-        ("by_clip", "CLIP worse", less, 7, change, -0.3, -0.4, -0.2),
-        ("by_clip", "CLIP same", less, 7, change, 0.0, -0.1, 0.1),
+        ("by_group", "CLIP new", "linear probe", 7, "top-1", 0.5, 0.4, 0.6),
+        ("by_group", "CLIP new", "fine-tuned ML", 7, "top-1", 0.61234, 0.5, 0.7),
+        ("by_group", "CLIP new", less, 7, change, 0.11234, 0.02, 0.2),
+        ("by_group", "CLIP worse", less, 7, change, -0.3, -0.4, -0.2),
+        ("by_group", "CLIP same", less, 7, change, 0.0, -0.1, 0.1),
     )
     compiler = build.compiler(checkout)
     assert "report/results/photographs/05_fine_tune_clip.csv" not in missing(compiler)
@@ -401,6 +401,6 @@ def test_the_facts_about_the_pictures_are_so():
             assert row.folder.startswith("../")  # what measuring needs beside the repository
             continue
         index = index_images(ROOT / row.folder)
-        clips = index.groupby("label")["clip"].nunique()
-        counted = (clips.size, len(set(clip_of(index))), clips.min(), clips.max())
+        clips = index.groupby("label")["group"].nunique()
+        counted = (clips.size, len(set(group_of(index))), clips.min(), clips.max())
         assert (row.classes, row.clips, row.fewest, row.most) == counted

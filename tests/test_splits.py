@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliphelpers.index import clip_of, index_images
+from cliphelpers.index import group_of, index_images
 from cliphelpers.splits import (
     Fold,
-    by_clip,
+    by_group,
     few_shot,
     few_shot_fold,
     make_splits,
@@ -32,7 +32,7 @@ def index_of(*groups):
         for label, split, clip, count in groups
         for i in range(count)
     ]
-    index = pd.DataFrame(made, columns=["path", "label", "split", "clip"])
+    index = pd.DataFrame(made, columns=["path", "label", "split", "group"])
     index.attrs = {"root": "/data", "name": "data"}
     return index
 
@@ -42,7 +42,7 @@ def counts(index, positions):
 
 
 def clips(index, positions):
-    return set(clip_of(index)[positions])
+    return set(group_of(index)[positions])
 
 
 def equal_folds(one, other):
@@ -98,11 +98,11 @@ def test_official_with_a_validation_folder_keeps_it():
 
 
 def test_official_needs_a_test_part():
-    with pytest.raises(ValueError, match="no official test part: use the split by_clip or random"):
+    with pytest.raises(ValueError, match="no official test part: use the split by_group or random"):
         official(index_of(("a", "train", "", 3)))
 
 
-def test_by_clip_by_hand():
+def test_by_group_by_hand():
     index = index_of(
         ("apple", "train", "r0", 2),  # rows 0 and 1, fold 0
         ("apple", "test", "r1", 1),  # row 2, fold 1
@@ -111,7 +111,7 @@ def test_by_clip_by_hand():
         ("fig", "train", "r2", 1),  # row 5, fold 1
         ("pear", "train", "r0", 2),  # rows 6 and 7: a single clip stays in training
     )
-    first, second = by_clip(index)  # as many folds as apple has clips
+    first, second = by_group(index)  # as many folds as apple has clips
     assert first.test.tolist() == [0, 1, 4]
     assert second.test.tolist() == [2, 3, 5]
     # In the first fold fig has r0 and r2 left: one of them validates, whole.
@@ -137,10 +137,10 @@ def random_index(seed):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_by_clip_tests_every_clip_once_and_keeps_one_for_training(seed):
+def test_by_group_tests_every_clip_once_and_keeps_one_for_training(seed):
     index = random_index(seed)
-    folds = by_clip(index, seed)
-    several = index.groupby("label")["clip"].transform("nunique") > 1
+    folds = by_group(index, seed)
+    several = index.groupby("label")["group"].transform("nunique") > 1
     tested = np.concatenate([fold.test for fold in folds])
     assert sorted(tested) == list(np.flatnonzero(several))
     for fold in folds:
@@ -149,23 +149,23 @@ def test_by_clip_tests_every_clip_once_and_keeps_one_for_training(seed):
 
 
 @pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("split", [official, by_clip, random])
+@pytest.mark.parametrize("split", [official, by_group, random])
 def test_parts_are_disjoint_and_validation_is_whole_clips_out_of_training(split, seed):
     index = random_index(seed)
     for fold in split(index, seed):
         both = np.concatenate([fold.fit, fold.test])
         assert len(set(both)) == len(both) == len(index)
         assert len(fold.val) and np.array_equal(fold.fit, np.union1d(fold.train, fold.val))
-        left = index.iloc[fold.fit].groupby("label")["clip"].nunique()
+        left = index.iloc[fold.fit].groupby("label")["group"].nunique()
         if (left > 1).any():
             assert not clips(index, fold.val) & clips(index, fold.train)
             assert len(clips(index, fold.val)) == (left > 1).sum()  # one clip of each such class
     assert equal_folds(split(index, seed), split(index, seed))
 
 
-def test_by_clip_needs_two_clips_of_a_class():
+def test_by_group_needs_two_clips_of_a_class():
     with pytest.raises(ValueError, match="No class has two clips"):
-        by_clip(index_of(("a", "", "r0", 3), ("b", "", "", 3)))
+        by_group(index_of(("a", "", "r0", 3), ("b", "", "", 3)))
 
 
 def test_random_is_stratified():
@@ -181,8 +181,8 @@ def test_random_is_stratified():
 
 def test_make_splits_gives_those_that_are_possible():
     index = index_of(("a", "train", "", 8), ("a", "test", "", 2))
-    with pytest.warns(UserWarning, match="Without the split by_clip. No class has two clips"):
-        splits = make_splits(index, ["official", "by_clip", "random"])
+    with pytest.warns(UserWarning, match="Without the split by_group. No class has two clips"):
+        splits = make_splits(index, ["official", "by_group", "random"])
     assert list(splits) == ["official", "random"]
     assert equal_folds(splits["official"], official(index))
 
@@ -196,22 +196,22 @@ def test_make_splits_falls_back_to_random():
 
 def test_make_splits_refuses_an_unknown_name():
     with pytest.raises(
-        ValueError, match="Unknown split 'clips': use some of official, by_clip, ra"
+        ValueError, match="Unknown split 'clips': use some of official, by_group, ra"
     ):
         make_splits(index_of(("a", "", "", 8)), ["clips"])
 
 
 def test_folds_know_their_split_and_number_and_fewer_can_be_taken():
     index = index_of(*((label, "", f"r{clip}", 4) for label in "ab" for clip in range(3)))
-    splits = make_splits(index, ["by_clip", "random"])
+    splits = make_splits(index, ["by_group", "random"])
     assert [(fold.split, fold.number) for folds in splits.values() for fold in folds] == [
-        ("by_clip", 0),
-        ("by_clip", 1),
-        ("by_clip", 2),
+        ("by_group", 0),
+        ("by_group", 1),
+        ("by_group", 2),
         ("random", 0),
     ]
-    fewer = make_splits(index, ["by_clip", "random"], folds=2)
-    assert equal_folds(fewer["by_clip"], splits["by_clip"][:2])
+    fewer = make_splits(index, ["by_group", "random"], folds=2)
+    assert equal_folds(fewer["by_group"], splits["by_group"][:2])
     assert equal_folds(fewer["random"], splits["random"])
 
 

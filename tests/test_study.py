@@ -8,11 +8,11 @@ from cliphelpers.classifiers import Linear, NearestMean, Ridge, fit_chosen
 from cliphelpers.encoders.encoder import raw_pixels
 from cliphelpers.evaluation import bootstrap
 from cliphelpers.features import extract_features
-from cliphelpers.index import clip_of, index_images
+from cliphelpers.index import group_of, index_images
 from cliphelpers.splits import few_shot_fold, make_splits
 from cliphelpers.study import COLUMNS, Study
 
-NAMES = ["official", "by_clip"]
+NAMES = ["official", "by_group"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +67,7 @@ def test_answers_are_those_of_fitting_each_fold_by_hand(study, splits, pixels, X
         np.testing.assert_array_equal(told.predicted, scores.argmax(1))
         np.testing.assert_array_equal(told.right, scores.argmax(1) == told.y)
         row = table[(table.split == split) & (table.metric == "top-1")].iloc[0]
-        expected = bootstrap(told.right, clip_of(study.index)[told.rows])
+        expected = bootstrap(told.right, group_of(study.index)[told.rows])
         assert (row.value, row.low, row.high) == expected and row.n == len(told.y)
         assert (row.encoder, row.features, row.experiment) == (pixels.name, "pixels", "03_some")
         second = np.sort(scores, axis=1)[:, -2]
@@ -83,7 +83,7 @@ def test_few_shot_answers_learn_from_the_draws_and_the_first_seed_chooses(study,
     assert set(table.metric) == {"top-1"}
     for k in (1, 2):
         parts = {3: [], 4: []}
-        for fold in splits["by_clip"]:
+        for fold in splits["by_group"]:
             first = few_shot_fold(study.index, fold, k, 3)
             chosen = fit_chosen(ridge, X, study.y, first)
             parts[3].append(chosen.scores(X[fold.test])[0])
@@ -91,7 +91,7 @@ def test_few_shot_answers_learn_from_the_draws_and_the_first_seed_chooses(study,
             again = Ridge(chosen.candidates).fit(X[other.fit], study.y[other.fit], 4)
             parts[4].append(again.scores(X[fold.test])[0])
         for seed in parts:
-            told = study.answers(split="by_clip", shots=k, seed=seed)
+            told = study.answers(split="by_group", shots=k, seed=seed)
             expected = np.concatenate(parts[seed]).argmax(1)
             np.testing.assert_array_equal(told.predicted, expected)
 
@@ -108,13 +108,13 @@ def test_several_seeds_as_one_row_are_their_mean(index, splits, pixels):
 
 
 def test_a_split_has_its_row_once_all_of_its_folds_are_answered(study, splits, pixels):
-    folds = splits["by_clip"]
+    folds = splits["by_group"]
     for fold in folds[:0:-1]:  # from the last to the second
         study.ask("mean", NearestMean(), pixels, fold)
     assert study.run().empty
     study.ask("mean", NearestMean(), pixels, folds[0])
-    assert set(study.run().split) == {"by_clip"}
-    np.testing.assert_array_equal(study.answers().rows, study.rows("by_clip"))
+    assert set(study.run().split) == {"by_group"}
+    np.testing.assert_array_equal(study.answers().rows, study.rows("by_group"))
 
 
 def test_a_known_head_needs_only_the_features_of_test_pictures(study, splits, pixels, monkeypatch):
@@ -160,7 +160,7 @@ def test_an_added_row_has_the_interval_of_its_clips(study):
     values = np.array([1, 1, 1, 0, 0])
     study.add("sharpness", values, rows, split="official", shots=4, seed=1)
     row = study.table().iloc[0].dropna().to_dict()
-    mean, low, high = bootstrap(values, clip_of(study.index)[rows])
+    mean, low, high = bootstrap(values, group_of(study.index)[rows])
     assert row == {
         "experiment": "03_some", "dataset": "tiny-fruits", "split": "official", "shots": 4,
         "seed": 1, "metric": "sharpness", "value": mean, "low": low, "high": high, "n": 5,
@@ -176,7 +176,7 @@ def test_a_table_of_some_rows(study):
     for split in NAMES:
         for seed in (0, 1):
             study.add("top-1", np.ones(2), np.array([0, 1]), split=split, seed=seed)
-    assert list(study.table(split="by_clip", seed=1).index) == [0]
+    assert list(study.table(split="by_group", seed=1).index) == [0]
     assert study.table(metric="top-5").empty
 
 
@@ -190,7 +190,7 @@ def test_differences_are_taken_picture_by_picture(study, pixels):
     assert (table[table.method == "one − same"][["value", "low", "high"]] == 0).all(axis=None)
     for row in table[table.method == "one − other"].itertuples():
         one, other = (study.answers(split=row.split, method=name) for name in ("one", "other"))
-        by_hand = bootstrap(one.right - other.right, clip_of(study.index)[one.rows])
+        by_hand = bootstrap(one.right - other.right, group_of(study.index)[one.rows])
         assert (row.value, row.low, row.high) == by_hand and row.features == "pixels"
 
 

@@ -24,7 +24,7 @@ from cliphelpers.encoders.encoder import raw_pixels
 from cliphelpers.encoders.load import load_clips
 from cliphelpers.evaluation import bootstrap
 from cliphelpers.features import extract_features
-from cliphelpers.index import classes, clip_of, index_images, prompt_names, targets
+from cliphelpers.index import classes, group_of, index_images, prompt_names, targets
 from cliphelpers.splits import few_shot, make_splits
 from cliphelpers.study import Study
 from cliphelpers.widgets import parts, prompts
@@ -153,7 +153,7 @@ def test_weights_temperature_and_extra_classes(prompt_box, clip, X, index, words
     page = shown[-1]
     assert number(page, "accuracy") == pytest.approx(100 * right.mean(), abs=0.051)
     assert number(page, "mean confidence") == pytest.approx(100 * shares.max(1).mean(), abs=0.06)
-    expected = bootstrap(right.astype(float) - before, clip_of(index))
+    expected = bootstrap(right.astype(float) - before, group_of(index))
     said = re.search(r"pictures, (\S+) points \((\S+) to (\S+)\)", text_of(page)).groups()
     said = [float(one.replace(MINUS, "-").replace("±", "")) for one in said]
     np.testing.assert_allclose(said, 100 * np.array(expected), atol=0.051)
@@ -387,7 +387,7 @@ def lines(monkeypatch):
 
 
 def test_the_strength_s_path_is_that_of_one_fit_each(index, pixels, shown, lines):
-    splits, y = make_splits(index, ["official", "by_clip"]), targets(index)
+    splits, y = make_splits(index, ["official", "by_group"]), targets(index)
     other = pixels[::-1].copy()
     box = ch.probe_widget({"pixels": pixels, "noise": other}, index, splits)
     assert named(box, "strength")[0].label == "best"
@@ -399,7 +399,7 @@ def test_the_strength_s_path_is_that_of_one_fit_each(index, pixels, shown, lines
     for strength in (strengths[0], strengths[13], strengths[24]):
         change(box, "strength", strength)
         rights = {"training": [], "validation": [], "test": []}
-        for fold in splits["by_clip"]:
+        for fold in splits["by_group"]:
             for name, learnt, asked in [
                 ("training", fold.fit, fold.fit), ("validation", fold.train, fold.val),
                 ("test", fold.fit, fold.test),
@@ -422,15 +422,15 @@ def test_without_validation_pictures_training_chooses(index, pixels, shown, line
 
 
 def test_the_pictures_behind_each_confusion_are_shown(index, pixels, shown):
-    splits, y, labels = make_splits(index, ["by_clip"]), targets(index), classes(index)
+    splits, y, labels = make_splits(index, ["by_group"]), targets(index), classes(index)
     noise = np.random.default_rng(0).permutation(pixels)
     box = ch.probe_widget({"noise": noise}, index, splits)
     (strength,) = named(box, "strength")
     change(box, "strength", strength.options[10][1])
     told = np.concatenate(
-        [told_by(noise, y, fold.fit, fold.test, strength.value) for fold in splits["by_clip"]]
+        [told_by(noise, y, fold.fit, fold.test, strength.value) for fold in splits["by_group"]]
     )
-    rows = np.concatenate([fold.test for fold in splits["by_clip"]])
+    rows = np.concatenate([fold.test for fold in splits["by_group"]])
     for label in labels[:2]:
         change(box, "pictures of", label)
         of_class = rows[y[rows] == labels.index(label)]
@@ -456,7 +456,7 @@ def test_the_pictures_behind_each_confusion_are_shown(index, pixels, shown):
 @pytest.fixture
 def study(index, clip, words):
     """Zero-shot, and two methods with 1 and 3 shots and two seeds."""
-    study = Study("02", index, make_splits(index, ["official", "by_clip"]))
+    study = Study("02", index, make_splits(index, ["official", "by_group"]))
     study.ask("zero-shot", Linear((text_weights(clip, words, TEMPLATES).T, 0)), clip)
     study.ask("nearest <mean>", NearestMean(), clip, shots=[1, 3], seeds=[0, 5])
     study.ask("ten times", NearestMean(), clip, shots=[1, 3], seeds=[0, 5])
@@ -470,9 +470,9 @@ def test_shots_show_what_taught_and_what_was_asked(study, index, clip, shown):
     assert named(box, "method")[0].options == ("nearest <mean>", "ten times")
     change(box, "k", 3)
     change(box, "seed", 5)
-    change(box, "split", "by_clip")
+    change(box, "split", "by_group")
     change(box, "pictures of", "Fig")
-    where = {"split": "by_clip", "encoder": clip.name}
+    where = {"split": "by_group", "encoder": clip.name}
     table = study.table(metric="top-1", **where).set_index(["method", "shots", "seed"]).value
     values = table.sort_index()["nearest <mean>", 3]
     zero = study.answers(method="zero-shot", **where).right.mean()
@@ -481,7 +481,7 @@ def test_shots_show_what_taught_and_what_was_asked(study, index, clip, shown):
     gain = f"{100 * (values[5] - zero):+.1f}".replace("-", MINUS)
     assert f"{gain} points against zero-shot" in text
     assert f"over the seeds {values.min():.1%} to {values.max():.1%}" in text
-    fold, y = study.splits["by_clip"][0], targets(index)
+    fold, y = study.splits["by_group"][0], targets(index)
     mine = fold.fit[index.label.iloc[fold.fit] == "Fig"]
     learnt = fold.fit[few_shot(index.iloc[fold.fit], 3, 5)[0]]
     learnt = learnt[np.isin(learnt, mine)]
@@ -514,14 +514,14 @@ def test_alpha_compares_with_both_ends(shown):
     rows = [
         {"encoder": encoder, "split": split, "alpha": alpha, "value": value, "low": 0, "high": 1}
         for encoder, shift in [("A", 0), ("<B>", 0.1)]
-        for split, values in [("official", (0.5, 0.7, 0.6)), ("by_clip", (0.2, 0.1, 0.3))]
+        for split, values in [("official", (0.5, 0.7, 0.6)), ("by_group", (0.2, 0.1, 0.3))]
         for alpha, value in zip((0, 0.5, 1), np.add(values, shift), strict=True)
     ]
     box = ch.alpha_widget(pd.DataFrame(rows))
     assert (
         "official: accuracy 70.0% , +20.0 points against zero-shot, +10.0 points against fine-tuned"
     ) in text_of(shown[-1])
-    assert "by_clip: accuracy 10.0%" in text_of(shown[-1])
+    assert "by_group: accuracy 10.0%" in text_of(shown[-1])
     change(box, "alpha", 0)
     change(box, "encoder", "<B>")
     assert "official: accuracy 60.0% , ±0.0 points against zero-shot" in text_of(shown[-1])

@@ -13,7 +13,7 @@ from cliphelpers.classifiers import text_weights
 from cliphelpers.encoders.encoder import encode_batch, normalize, to_joint
 from cliphelpers.evaluation import bootstrap
 from cliphelpers.images import ImageError, read_image
-from cliphelpers.index import classes, clip_of, targets
+from cliphelpers.index import classes, group_of, targets
 from cliphelpers.widgets import parts
 
 _MOST = 5000  # pictures to classify again at each change
@@ -47,7 +47,7 @@ def prompt_widget(clips, features, weights, index, words, templates, rows):
     """
     rows = np.sort(np.random.default_rng(0).permutation(rows)[:_MOST])
     part, y, labels = index.iloc[rows], targets(index)[rows], classes(index)
-    groups = np.unique(clip_of(part), return_inverse=True)[1]  # numbers sort faster
+    groups = np.unique(group_of(part), return_inverse=True)[1]  # numbers sort faster
     by_name, words = {clip.name: clip for clip in clips}, tuple(words)
     X = {name: normalize(features[name][rows]) for name in by_name}
 
