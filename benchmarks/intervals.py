@@ -1,16 +1,18 @@
-"""How often does an interval hold the truth, and how wide is it? A simulation of two ways.
+"""How often does an interval hold the truth, and how wide is it? A simulation.
 
-    python benchmarks/intervals.py        # writes benchmarks/intervals.csv, about two minutes
+    python benchmarks/intervals.py        # writes benchmarks/intervals.csv, about three minutes
 
 Right and wrong answers are drawn for classes of groups of pictures (clips, days, cameras): a
-picture's log-odds are those of its class plus those of its group. The truth is the accuracy on the
-same classes and new groups. Two intervals of 95 % are put to it:
+picture's log-odds are those of its class plus those of its group. Intervals of 95 % are put to
+three truths on the same classes and new groups:
 
-- ``resampled``: the package's, which draws whole groups with replacement, whatever their class;
-- ``within classes``: the variance of the groups within each class (stratified, in closed form)
-  and from it the interval of Korn and Graubard, Confidence intervals for proportions with small
-  expected number of positive counts estimated from survey data, 1998: Clopper and Pearson's with
-  the effective sample size.
+- ``accuracy``: of one encoder;
+- ``difference``: of two encoders on the same pictures, whose group effects correlate by a half;
+- ``mean of seeds``: of five draws of training pictures, each with an effect of its own;
+
+and one to ``other classes``: the accuracy where the classes are new, too. ``interval`` is the
+package's, :func:`cliphelpers.evaluation.interval`; ``resampled`` is what it replaced, a bootstrap
+over whole groups, whatever their class (of several seeds the means of the low and high ends).
 """
 
 from itertools import product
@@ -21,78 +23,92 @@ import pandas as pd
 from scipy import optimize, stats
 from scipy.special import expit
 
-from cliphelpers.evaluation import bootstrap
+from cliphelpers.evaluation import interval
 
 SIZES = [(4, 4, 4), (4, 3, 20), (30, 2, 10), (30, 3, 36), (122, 2, 80)]  # classes, groups, pictures
 EFFECTS = [(0, 0.5), (0, 2), (2, 0.5), (2, 2)]  # standard deviations of class and group, log-odds
 ACCURACIES = [0.2, 0.7, 0.98]
-REPETITIONS = 300
+SEEDS, SEED_EFFECT = 5, 0.3
+REPETITIONS, RESAMPLES = 300, 1000
 
 
-def within_classes(values, classes, groups):
-    """Mean of values and its interval: these classes, other groups.
-
-    Parameters
-    ----------
-    values : array, shape (N,)
-        For each picture whether it is told right, or a share of seeds.
-    classes, groups : int arrays, shape (N,)
-        Groups are numbered across classes.
-
-    Returns
-    -------
-    mean, low, high : float
-        Where no group errs, or all do, each group counts as one picture.
-    """
-    n, mean = len(values), values.mean()
-    centre = np.bincount(classes, values) / np.bincount(classes)
-    totals = np.bincount(groups, values - centre[classes]) / n
-    class_of = classes[np.unique(groups, return_index=True)[1]]
-    members = np.bincount(class_of)
-    factor = members / np.maximum(members - 1, 1)
-    variance = (np.bincount(class_of, totals**2) * factor).sum()
-    size = len(class_of)
-    if variance > 0:
-        t = stats.t.ppf(0.975, [n - 1, (members - 1).sum()])
-        size = min(mean * (1 - mean) / variance * (t[0] / t[1]) ** 2, n)
-    right = mean * size
-    low = stats.beta.ppf(0.025, right, size - right + 1) if right > 0 else 0.0
-    high = stats.beta.ppf(0.975, right + 1, size - right) if right < size else 1.0
-    return mean, low, high
+def resampled(values, groups, seed):
+    """Low and high end of the mean of values, if whole groups are drawn with replacement."""
+    sums, sizes = np.bincount(groups, values), np.bincount(groups)
+    drawn = np.random.default_rng(seed).multinomial(
+        len(sizes), np.full(len(sizes), 1 / len(sizes)), RESAMPLES
+    )
+    return np.quantile((drawn @ sums) / (drawn @ sizes), [0.025, 0.975])
 
 
 def cell(classes, groups, pictures, class_effect, group_effect, accuracy, seed=0):
-    """How often each interval holds the truth, and its mean width: dict."""
+    """How often each interval holds its truth, and its mean width: dict."""
     rng = np.random.default_rng(seed)
     class_of = np.repeat(np.arange(classes), groups * pictures)
     group_of = np.repeat(np.arange(classes * groups), pictures)
-    odds, noise = rng.normal(0, class_effect, (classes, 1)), rng.normal(size=20_000)
+    noise = stats.norm.ppf((np.arange(400) + 0.5) / 400)  # in place of its integral
 
-    def share(level):
-        return expit(level + odds + group_effect * noise).mean()
+    def share(level, odds, *effects):
+        return expit(level + odds + np.hypot.reduce([*effects, group_effect]) * noise).mean()
 
-    level = optimize.brentq(lambda level: share(level) - accuracy, -40, 40)
-    found = {"resampled": [], "within classes": []}
+    def answers(likely):
+        return rng.random(len(group_of)) < likely.ravel()[group_of]
+
+    def solve(odds, *effects):
+        return optimize.brentq(lambda level: share(level, odds, *effects) - accuracy, -40, 40)
+
+    everywhere = solve(0, class_effect)  # the level of an accuracy over all classes
+    found = {}
     for repetition in range(REPETITIONS):
-        likely = expit(level + odds + rng.normal(0, group_effect, (classes, groups))).ravel()
-        values = (rng.random(len(group_of)) < likely[group_of]).astype(float)
-        found["resampled"].append(bootstrap(values, group_of, seed=repetition)[1:])
-        found["within classes"].append(within_classes(values, class_of, group_of)[1:])
-    result = {}
-    for way, intervals in found.items():
-        low, high = np.transpose(intervals)
-        result[f"{way}, held"] = np.mean((low <= accuracy) & (accuracy <= high))
-        result[f"{way}, width"] = np.mean(high - low)
-    return result
+        odds = rng.normal(0, class_effect, (classes, 1))
+        level = solve(odds)
+        group, other = rng.normal(0, group_effect, (2, classes, groups))
+        values = answers(expit(level + odds + group))
+        rival = answers(expit(level + 0.5 + odds + 0.5 * group + 0.75**0.5 * other))
+        drawn = [
+            answers(expit(level + odds + group + effect))
+            for effect in rng.normal(0, SEED_EFFECT, SEEDS)
+        ]
+        elsewhere = answers(expit(everywhere + odds + group))
+        truths = {
+            "accuracy": accuracy,
+            "difference": share(level + 0.5, odds) - accuracy,
+            "mean of seeds": share(level, odds, SEED_EFFECT),
+            "other classes": accuracy,
+        }
+        intervals = {
+            ("accuracy", "interval"): interval(values, class_of, group_of),
+            ("accuracy", "resampled"): (0, *resampled(values, group_of, repetition)),
+            ("difference", "interval"): interval(rival - values.astype(int), class_of, group_of),
+            ("difference", "resampled"): (
+                0, *resampled(rival - values.astype(int), group_of, repetition)
+            ),
+            ("mean of seeds", "interval"): interval(np.stack(drawn), class_of, group_of),
+            ("mean of seeds", "resampled"): (
+                0, *np.mean([resampled(one, group_of, repetition) for one in drawn], axis=0)
+            ),
+            ("other classes", "interval"): interval(elsewhere, 0 * class_of, class_of),
+            ("other classes", "resampled"): (0, *resampled(elsewhere, group_of, repetition)),
+        }  # fmt: skip
+        for (target, way), (_, low, high, *_) in intervals.items():
+            held, widths = found.setdefault((target, way), ([], []))
+            held.append(low <= truths[target] <= high)
+            widths.append(high - low)
+    return {key: (np.mean(held), np.mean(widths)) for key, (held, widths) in found.items()}
+
+
+def table():
+    """A row for each cell of the grid, target and way: DataFrame."""
+    names = ["classes", "groups", "pictures", "class effect", "group effect", "accuracy"]
+    rows = []
+    for size, effects, accuracy in product(SIZES, EFFECTS, ACCURACIES):
+        at = dict(zip(names, (*size, *effects, accuracy), strict=True))
+        for (target, way), (held, width) in cell(*at.values()).items():
+            rows.append(at | {"target": target, "way": way, "held": held, "width": width})
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":
-    rows = []
-    for size, effects, accuracy in product(SIZES, EFFECTS, ACCURACIES):
-        names = ["classes", "groups", "pictures", "class effect", "group effect", "accuracy"]
-        row = dict(zip(names, (*size, *effects, accuracy), strict=True))
-        rows.append(row | cell(*size, *effects, accuracy))
-        print(rows[-1], flush=True)
-    table = pd.DataFrame(rows)
-    table.to_csv(Path(__file__).with_suffix(".csv"), index=False, float_format="%.4f")
-    print(table.filter(like="held").describe().loc[["min", "25%", "50%", "max"]])
+    made = table()
+    made.to_csv(Path(__file__).with_suffix(".csv"), index=False, float_format="%.4f")
+    print(made.groupby(["target", "way"]).held.describe()[["min", "25%", "50%", "max"]])

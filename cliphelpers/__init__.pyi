@@ -1,7 +1,6 @@
 # The public names, in the order of the data's way. lazy_loader reads this file.
 from .parameters import begin
 from .index import classes, index_images, prompt_names, summary, targets
-from .splits import few_shot, few_shot_fold, make_splits, test_rows, training_rows
 from .images import read_image
 from .encoders.preprocess import Preprocess
 from .encoders.encoder import Encoder, joint, random_twin, raw_pixels
@@ -9,6 +8,7 @@ from .encoders.weights import read_state
 from .encoders.load import load_clips, load_encoder
 from .upsampling import quality, upsampled, with_upsampling
 from .features import extract_features
+from .splits import few_shot, few_shot_fold, make_splits, test_rows, training_rows
 from .classifiers import (
     Linear,
     Logistic,

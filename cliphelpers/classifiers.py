@@ -3,10 +3,11 @@
 Features X are float32 (N, D), targets y are class numbers (N,), scores are float32 (N, C) with
 the predicted class at their maximum. A classifier with a hyper-parameter fits all its candidates
 in one ``fit``; ``scores`` then gives them all, (S, N, C), and :func:`fit_chosen` lets validation
-choose among them.
+choose among them. ``grid`` is the shape of its candidates, such as (alphas, betas).
 """
 
 import copy
+import warnings
 
 import numpy as np
 import scipy.linalg
@@ -55,7 +56,7 @@ class Linear:
         classification of the joint embedding: see :func:`cliphelpers.encoders.encoder.joint`.
     """
 
-    learns = False
+    learns, grid = False, ()
 
     def __init__(self, *heads):
         self.candidates = self.heads_ = list(heads)
@@ -75,7 +76,7 @@ class NearestMean:
     learning, 2017, section 2.3). It has no hyper-parameter, so S = 1.
     """
 
-    learns = True
+    learns, grid = True, ()
     candidates = (None,)
 
     def fit(self, X, y, classes):
@@ -108,6 +109,7 @@ class TipAdapter:
     def __init__(self, weights, scale, alphas, betas):
         self.weights, self.scale = weights, scale
         self.candidates = [(alpha, beta) for alpha in alphas for beta in betas]
+        self.grid = len(alphas), len(betas)
 
     def fit(self, X, y, classes):
         self.keys_, self.labels_ = normalize(X), np.eye(classes, dtype=np.float32)[y]
@@ -143,6 +145,7 @@ class Ridge(Linear):
 
     def __init__(self, strengths):
         self.candidates = _strengths(strengths)
+        self.grid = (len(self.candidates),)
 
     def fit(self, X, y, classes):
         mean, std = _moments(X)
@@ -176,14 +179,20 @@ class Logistic(Linear):
     standardize : bool
         Whether to bring each feature to mean 0 and variance 1 first; not with a prior.
     tolerance : float
-        L-BFGS stops when a step lowers the loss by a smaller share, or when no component of the
-        gradient is larger.
+        L-BFGS stops when the squared norm of the gradient is below 2 strength tolerance: by the
+        penalty's strong convexity the loss is then about so near to its minimum, in nats.
+
+    Warns
+    -----
+    UserWarning
+        After 3,000 steps a candidate was not as near.
     """
 
     learns = True
 
-    def __init__(self, strengths, prior=None, standardize=True, tolerance=1e-6):
+    def __init__(self, strengths, prior=None, standardize=True, tolerance=1e-5):
         self.candidates = _strengths(strengths)
+        self.grid = (len(self.candidates),)
         self.prior, self.standardize = prior, standardize and prior is None
         self.tolerance, self.device = tolerance, default_device()
 
@@ -206,14 +215,23 @@ class Logistic(Linear):
             error[torch.arange(len(y)), y] -= 1
             error /= len(y)
             gradient = torch.cat([(X.T @ error + strength * V).reshape(-1), error.sum(0)])
-            return loss.item(), gradient.double().cpu().numpy()
+            last[:] = gradient.double().cpu().numpy()
+            return loss.item(), last.copy()
 
-        flat, self.heads_ = np.zeros(size + classes), []
-        options = {"maxiter": 1000, "gtol": self.tolerance, "ftol": self.tolerance}
+        def stop(flat):
+            if last @ last <= 2 * strength * self.tolerance:
+                raise StopIteration
+
+        flat, self.heads_, last = np.zeros(size + classes), [], np.zeros(size + classes)
+        options = {"maxiter": 3000, "maxfun": 10_000, "gtol": 0, "ftol": 0}
         for strength in self.candidates:
-            flat = scipy.optimize.minimize(
-                loss_and_gradient, flat, (strength,), "L-BFGS-B", jac=True, options=options
-            ).x
+            found = scipy.optimize.minimize(
+                loss_and_gradient, flat, (strength,), "L-BFGS-B",
+                jac=True, callback=stop, options=options,
+            )  # fmt: skip
+            if found.nit == options["maxiter"]:
+                warnings.warn(f"Strength {strength:g}: no optimum after 3,000 steps", stacklevel=2)
+            flat = found.x
             free = flat.astype(np.float32)
             W = (prior + free[:size].reshape(-1, classes)) / std[:, None]
             self.heads_.append((W, free[size:] - mean @ W))
@@ -254,13 +272,29 @@ def fit_chosen(classifier, X, y, fold):
     Returns
     -------
     classifier
-        A new one, with the chosen candidate alone.
+        A new one, with the chosen candidate alone. Its ``chosen_`` is the candidate's number, and
+        ``at_edge_`` says whether that is at an end of the grid with validation better there than
+        beside it: the best may lie further out.
     """
-    classes, best = int(y.max()) + 1, 0
-    val = fold.val if classifier.learns else fold.fit
+    classes, best, chosen = int(y.max()) + 1, 0, copy.copy(classifier)
+    val, chosen.at_edge_ = fold.val if classifier.learns else fold.fit, False
     if len(classifier.candidates) > 1 and len(val):
         scores = copy.copy(classifier).fit(X[fold.train], y[fold.train], classes).scores(X[val])
-        best = int((scores.argmax(2) == y[val]).mean(1).argmax())
-    chosen = copy.copy(classifier)
-    chosen.candidates = [classifier.candidates[best]]
-    return chosen.fit(X[fold.fit], y[fold.fit], classes)
+        accuracy = (scores.argmax(2) == y[val]).mean(1)
+        best = int(accuracy.argmax())
+        chosen.at_edge_ = bool(classifier.grid) and _at_edge(accuracy.reshape(classifier.grid))
+    first = 0 if isinstance(classifier, Logistic) else best  # along the path that chose
+    chosen.candidates = classifier.candidates[first : best + 1]
+    chosen.fit(X[fold.fit], y[fold.fit], classes)
+    chosen.candidates, chosen.chosen_ = chosen.candidates[-1:], best
+    if isinstance(classifier, Logistic):
+        chosen.heads_ = chosen.heads_[-1:]
+    return chosen
+
+
+def _at_edge(accuracy):
+    """Whether the best of a grid is at an end of an axis and better than its neighbour inwards."""
+    best, sizes = np.unravel_index(accuracy.argmax(), accuracy.shape), accuracy.shape
+    inwards = [{0: 1, n - 1: n - 2}.get(at, at) for at, n in zip(best, sizes, strict=True)]
+    beside = [(*best[:axis], at, *best[axis + 1 :]) for axis, at in enumerate(inwards)]
+    return any(accuracy[one] < accuracy.max() for one in beside)

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-RESAMPLES = 2000
 LEVEL = 0.95
 
 
@@ -18,35 +18,88 @@ def top_k(scores, y, k=1):
     return (best == y[:, None]).any(1)
 
 
-def bootstrap(values, clips, resamples=RESAMPLES, seed=0):
-    """Mean and its 95 % interval, resampling whole clips.
+def interval(values, classes, groups):
+    """Mean, its 95 % interval for these classes and other groups, and how likely chance is.
 
-    Frames of one clip are alike, so clips are what is drawn with replacement (a cluster
-    bootstrap with percentiles; Davison and Hinkley, Bootstrap methods and their application,
-    1997, sections 3.8 and 5.3). For the difference of two encoders, give the difference of
-    their values picture by picture: the interval is then a paired one.
+    Pictures of one group are alike, so groups are what varies. The variance is that of the groups
+    within each class (stratified, in closed form: Cochran, Sampling techniques, 1977, sections 5.5
+    and 9.7); of several seeds also that of their means, as of other draws. For an accuracy the
+    interval is Korn and Graubard's (Confidence intervals for proportions with small expected
+    number of positive counts, 1998), Clopper and Pearson's with the effective sample size; else
+    t with as many degrees of freedom as there are groups less classes.
 
     Parameters
     ----------
-    values : array, shape (N,)
-        For each picture 0 or 1 (wrong, right), or a difference of such.
-    clips : array of str or int, shape (N,)
-        What belongs together: see :func:`cliphelpers.index.group_of`.
+    values : array, shape (N,) or (S, N)
+        For each picture, of one seed or of S. The type says what: bool, whether it is told right;
+        int, the difference of two such; float, a measurement.
+    classes : int array, shape (N,)
+        All 0 for the interval over other classes, with the classes as ``groups``.
+    groups : int array, shape (N,)
+        Numbers of groups, none in two classes: see :func:`cliphelpers.looks.group_of`.
 
     Returns
     -------
     mean, low, high : float
+    p : float
+        Two-sided, of a mean of 0; NaN for an accuracy.
+
+    Notes
+    -----
+    A class with one group cannot tell how its groups vary: it gets the others' share; where every
+    class has one, the classes stand for groups. If nothing varies, each group counts as one
+    picture; a difference always varies as if two more groups disagreed half the time (Agresti and
+    Min, Simple improved confidence intervals for comparing matched proportions, 2005).
     """
-    values = np.asarray(values, dtype=float)
-    _, number = np.unique(np.asarray(clips), return_inverse=True)
-    sizes = np.bincount(number)
-    sums = np.bincount(number, weights=values)
-    # Clips of the same size and sum are interchangeable: draw how often each kind comes.
-    kinds, counts = np.unique(np.stack([sums, sizes], 1), axis=0, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(sizes), counts / len(sizes), size=resamples)
-    means = (drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1])
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(values.mean()), float(low), float(high)
+    kind, seeds = np.asarray(values).dtype.kind, np.atleast_2d(values).astype(float)
+    each = seeds.mean(0)
+    mean, pictures = float(each.mean()), len(each)
+    variance, units, freedom = _between_groups(each, classes, groups)
+    if kind == "i":
+        variance += 1 / (units + 2) ** 2
+    if len(seeds) > 1 and (drawn := seeds.mean(1).var(ddof=1) / len(seeds)):
+        parts = variance**2 / freedom + drawn**2 / (len(seeds) - 1)  # Satterthwaite
+        variance, freedom = variance + drawn, (variance + drawn) ** 2 / parts
+    tail = (1 - LEVEL) / 2
+    if kind != "b":
+        half = stats.t.isf(tail, freedom) * variance**0.5
+        low, high = np.clip([mean - half, mean + half], *((-1, 1) if kind == "i" else (None, None)))
+        p = 2 * stats.t.sf(abs(mean) / variance**0.5, freedom) if variance else float(mean == 0)
+        return mean, float(low), float(high), float(p)
+    size = units
+    if variance:
+        ratio = stats.t.isf(tail, pictures - 1) / stats.t.isf(tail, freedom)
+        size = min(mean * (1 - mean) / variance * ratio**2, pictures)
+    right, wrong = mean * size, size - mean * size
+    low = stats.beta.ppf(tail, right, wrong + 1) if right > 0 else 0.0
+    high = stats.beta.isf(tail, right + 1, wrong) if wrong > 0 else 1.0
+    return mean, float(low), float(high), np.nan
+
+
+def _between_groups(values, classes, groups):
+    """Variance of the mean over groups within classes, the number of groups, degrees of freedom."""
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    units, class_of = len(first), np.unique(classes[first], return_inverse=True)[1]
+    if np.bincount(class_of).max() == 1:
+        class_of = np.zeros(units, int)
+    members, stratum = np.bincount(class_of), class_of[group]
+    centre = np.bincount(stratum, values) / np.bincount(stratum)
+    totals = np.bincount(group, values - centre[stratum]) / len(values)
+    shares, several = np.bincount(group) / len(values), members > 1
+    factors = np.where(several, members / np.maximum(members - 1, 1), 0)
+    variance = (factors[class_of] * totals**2).sum()
+    variance *= (shares**2).sum() / (shares**2)[several[class_of]].sum() if units > 1 else 1
+    return variance, units, max((members - 1).sum(), 1)
+
+
+def holm(p):
+    """Holm's correction of many comparisons: p, float (M,), each as large as all M make it.
+
+    A simple sequentially rejective multiple test procedure, 1979.
+    """
+    order = np.argsort(p)
+    raised = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return raised[np.argsort(order)]
 
 
 def confusions(y, predicted, labels):

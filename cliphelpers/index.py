@@ -163,11 +163,6 @@ def targets(index):
     return np.searchsorted(names, np.asarray(index.label, dtype=str)).astype(np.int64)
 
 
-def group_of(index):
-    """What varies together, for intervals: "label/group", or the path where no groups are named."""
-    return np.where(index["group"] == "", index.path, index.label + "/" + index["group"])
-
-
 def summary(index):
     """Counts of an index: DataFrame with a row for each stated split and one for all.
 
@@ -180,7 +175,7 @@ def summary(index):
         name: {
             "pictures": len(part),
             "classes": part.label.nunique(),
-            "groups": len(set(group_of(part))),
+            "groups": part[part["group"] != ""].groupby("label")["group"].nunique().sum(),
             "pictures of the smallest class": part.label.value_counts().min(),
             "copies of training pictures": copied[part.index].sum(),
         }

@@ -16,7 +16,8 @@ COLOURS = sns.color_palette("colorblind")
 RIGHT, WRONG = COLOURS[2], COLOURS[3]
 SPLITS = {
     "official": "official\n(test frames from the training clips)",
-    "by_group": "by_group\n(whole clips held out)",
+    "by_group": "by_group\n(whole groups held out)",
+    "by_look": "by_look\n(what looks alike held out)",
     "random": "random\n(test pictures drawn at random)",
 }
 WIDTH = 9  # inches, at 100 dpi about the width of a README
@@ -78,8 +79,7 @@ def draw_dots(axis, table, y, hue=None, names=None, hues=None):
     names, hues = names or _values(table, y), hues or (_values(table, hue) if hue else [None])
     for number, one in enumerate(hues):
         part = table if hue is None else table[table[hue] == one]
-        part = part.groupby(y, sort=False)[["value", "low", "high"]].mean()  # over seeds
-        places = np.array([names.index(name) for name in part.index])
+        places = np.array([names.index(name) for name in part[y]])
         places = places + 0.8 * ((number + 0.5) / len(hues) - 0.5)
         _dots(axis, part, places, COLOURS[number % 10], one, "os^D"[number % 4])
     axis.set_yticks(range(len(names)), names)
@@ -117,8 +117,7 @@ def curves(table, x, hue, title, xlabel, row="encoder", y="value", log=True, lin
     Parameters
     ----------
     table : DataFrame
-        Result rows. Several seeds become a line through their means and a ribbon of twice their
-        standard error, one seed a line with its own interval, if it has one.
+        Result rows, a line through their means with a ribbon of their intervals, if they have any.
     x, hue : str
         The columns of the horizontal axis and of the colours.
     title, xlabel : str
@@ -161,12 +160,9 @@ def draw_lines(axis, table, x, hue, y="value", hues=None):
         groups = table[table[hue] == one].groupby(x)
         mean, colour = groups[y].mean(), COLOURS[number % 10]
         axis.plot(mean.index, mean, "o-", color=colour, label=one, ms=4, clip_on=False, zorder=3)
-        if (groups.size() > 1).all():
-            spread = 2 * groups[y].sem()
-            axis.fill_between(mean.index, mean - spread, mean + spread, color=colour, alpha=0.2)
-        elif "low" in table:
-            low, high = groups.low.mean(), groups.high.mean()
-            axis.fill_between(mean.index, low, high, color=colour, alpha=0.2, lw=0)
+        if "low" in table:
+            ends = groups.low.mean(), groups.high.mean()
+            axis.fill_between(mean.index, *ends, color=colour, alpha=0.2, lw=0)
     axis.yaxis.set_major_formatter(PercentFormatter(1))
 
 

@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 
-_VALIDATION = 0.2  # of the training part, where no clips exist
-_TEST = 0.25  # of everything, where there is no official test part
+from cliphelpers.looks import looks
+
+_VALIDATION = 0.2  # of the training part of a random split
+_QUARTERS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +60,8 @@ def training_rows(folds):
 def official(index, seed=0):
     """The split that the folders state: one fold.
 
-    Where there is no validation folder, validation is taken out of training: for every class
-    with two clips or more a whole clip, else a stratified fifth.
+    Where there is no validation folder, validation is taken out of training: of every class a
+    whole group, where it has two, else a whole look.
 
     Raises
     ------
@@ -66,58 +69,82 @@ def official(index, seed=0):
         The index states no test part.
     """
     if "test" not in set(index.split):
-        raise ValueError("There is no official test part: use the split by_group or random")
+        raise ValueError("There is no official test part")
     train, val, test = (np.flatnonzero(index.split == part) for part in ("train", "val", "test"))
     if not len(val):
-        train, val = _validation(index, train, seed)
+        train, val = _validation(index, looks(index), train, seed)
     return [Fold(train, val, test)]
 
 
 def by_group(index, seed=0):
-    """Whole clips held out: folds in which every clip is tested once.
+    """Whole groups held out: folds in which every group is tested once.
 
-    There are as many folds as the class with the fewest clips has clips (classes with one clip
-    do not count: theirs stays in training). So in every fold every class keeps a clip for
-    training. Averages over the test pictures of all folds count each picture once.
+    There are as many folds as the class with the fewest groups has groups (classes with one group
+    do not count: theirs stays in training). So in every fold every class keeps a group for
+    training. Averages over the test pictures of all folds count each picture once. Validation is
+    as in :func:`official`.
 
     Raises
     ------
     ValueError
-        No class has two clips.
+        No class has two groups.
     """
-    clips = {label: sorted(set(part["group"]) - {""}) for label, part in index.groupby("label")}
-    folds = min((len(names) for names in clips.values() if len(names) > 1), default=0)
-    if not folds:
-        raise ValueError("No class has two clips: use the split official or random")
-    held = {  # the classes begin at different folds, so that the folds have about one size
-        (label, clip): (position + shift) % folds
-        for shift, (label, names) in enumerate(clips.items())
-        for position, clip in enumerate(names if len(names) > 1 else [])
-    }
-    fold_of = np.array([held.get(key, -1) for key in zip(index.label, index["group"], strict=True)])
-    everything = np.arange(len(index))
-    tests = [np.flatnonzero(fold_of == fold) for fold in range(folds)]
-    return [Fold(*_validation(index, np.setdiff1d(everything, test), seed), test) for test in tests]
+    named = index["group"].replace("", None)
+    sizes = named.groupby(index.label).nunique()
+    if not (sizes > 1).any():
+        raise ValueError("No class has two named groups")
+    groups = pd.factorize(named, sort=True)[0]
+    return _in_turn(index, groups, sizes[sizes > 1].min(), looks(index), seed)
+
+
+def by_look(index, seed=0, count=5):
+    """Whole looks held out: folds in which the pictures of a class that look alike go together.
+
+    A cluster-based cross-validation (Spezia et al. 2025, arXiv 2507.22299) for pictures whose
+    groups nobody has named. It is rather too strict where ``random`` is too kind:
+    ``benchmarks/looks.py`` sets both beside the truth of three data sets. Each look is tested once;
+    a class with one look stays in training.
+
+    Parameters
+    ----------
+    index : DataFrame
+    seed : int
+        Of the choice of validation looks only.
+    count : int
+        Looks a class, and folds: see :func:`cliphelpers.looks.looks`.
+
+    Raises
+    ------
+    ValueError
+        No class has two looks.
+    """
+    found = looks(index, count)
+    if not found.any():
+        raise ValueError("No class has two pictures that differ, one to learn from and one to test")
+    return _in_turn(index, found, count, found, seed)
 
 
 def random(index, seed=0):
-    """A quarter of every class for the test, drawn at random: one fold.
+    """A quarter of every class for the test in turn, drawn at random: four folds.
 
-    A class with a single picture keeps it for training.
+    Each picture is tested once; that of a class with a single one stays in training. Validation
+    is a fifth of what is left.
 
     Raises
     ------
     ValueError
         No class has two pictures.
     """
-    everything = np.arange(len(index))
-    rest, test = _take_out(everything, _shares(index, everything, _TEST, seed))
-    if not len(test):
+    place = np.zeros(len(index), int)
+    for members in _ranked(index, np.arange(len(index)), seed):
+        place[members] = np.arange(len(members))
+    if not place.any():
         raise ValueError("No class has two pictures, one to learn from and one to test")
-    return [Fold(*_validation(index, rest, seed), test)]
+    return _in_turn(index, place, _QUARTERS, None, seed)
 
 
-SPLITS = {"official": official, "by_group": by_group, "random": random}
+SPLITS = {"official": official, "by_group": by_group, "by_look": by_look, "random": random}
+_STAND_INS = {"official": "random", "by_group": "by_look"}
 
 
 def make_splits(index, names, seed=0, folds=None, tested=None):
@@ -126,7 +153,7 @@ def make_splits(index, names, seed=0, folds=None, tested=None):
     Parameters
     ----------
     index : DataFrame
-    names : list of {"official", "by_group", "random"}
+    names : list of {"official", "by_group", "by_look", "random"}
     seed : int
     folds : int, optional
         Only so many folds of each; by default all.
@@ -136,7 +163,8 @@ def make_splits(index, names, seed=0, folds=None, tested=None):
     Returns
     -------
     dict of str to list of Fold
-        Never empty: where none of the named splits is possible, ``random`` with a warning.
+        With a warning ``random`` instead of ``official`` where no test part is stated, and
+        ``by_look`` instead of ``by_group`` where no groups are named.
 
     Raises
     ------
@@ -148,10 +176,13 @@ def make_splits(index, names, seed=0, folds=None, tested=None):
         if name not in SPLITS:
             raise ValueError(f"Unknown split {name!r}: use some of {', '.join(SPLITS)}")
         try:
-            made[name] = SPLITS[name](index, seed)
+            parts = SPLITS[name](index, seed)
         except ValueError as error:
-            warnings.warn(f"Without the split {name}. {error}", stacklevel=2)
-    for name, parts in (made or {"random": random(index, seed)}).items():
+            if name not in _STAND_INS:
+                raise
+            missing, name = name, _STAND_INS[name]
+            parts = SPLITS[name](index, seed)
+            warnings.warn(f"{error}: instead of {missing} the split is {name}", stacklevel=2)
         made[name] = []
         for number, fold in enumerate(parts[:folds]):
             test = fold.test if tested is None else _draw_rows(index, fold.test, tested, seed)
@@ -159,30 +190,47 @@ def make_splits(index, names, seed=0, folds=None, tested=None):
     return made
 
 
-def _validation(index, rows, seed):
-    """Split training rows into (train, val): by clip where some class has two, else a fifth."""
-    part = index.iloc[rows].reset_index(drop=True)
-    val = []
-    for label, own in part.groupby("label"):
-        clips = sorted(set(own["group"]) - {""}, key=lambda clip: _draw(seed, label, clip))
-        if len(clips) > 1:
-            val.append(rows[own.index[own["group"] == clips[0]]])
-    return _take_out(rows, val or _shares(index, rows, _VALIDATION, seed))
+def _in_turn(index, parts, folds, found, seed):
+    """Folds that test each class's parts, int (N,), in turn; -1 and a class's only part never.
+
+    The classes begin at different folds, so that the folds have about one size. Without looks
+    ``found``, validation is drawn at random.
+    """
+    turn, everything = np.full(len(index), -1), np.arange(len(index))
+    for shift, members in enumerate(index.groupby("label").indices.values()):
+        members = members[parts[members] >= 0]
+        names, place = np.unique(parts[members], return_inverse=True)
+        if len(names) > 1:
+            turn[members] = (place + shift) % folds
+    made = []
+    for number in np.unique(turn[turn >= 0]):
+        test, rest = np.flatnonzero(turn == number), everything[turn != number]
+        if found is None:
+            ranked = _ranked(index, rest, seed)
+            val = [some[: round(len(some) * _VALIDATION) or len(some) > 1] for some in ranked]
+            made.append(Fold(*_take_out(rest, val), test))
+        else:
+            made.append(Fold(*_validation(index, found, rest, seed), test))
+    return made
+
+
+def _validation(index, found, rows, seed):
+    """Split training rows into (train, val): of each class a group, else a look."""
+    groups, val = index["group"].to_numpy(str), []
+    for label, members in index.iloc[rows].groupby("label").indices.items():
+        own = rows[members]
+        for names in (groups[own], found[own].astype(str)):
+            several = sorted(set(names) - {""}, key=lambda name: _draw(seed, label, name))
+            if len(several) > 1:
+                val.append(own[names == several[0]])
+                break
+    return _take_out(rows, val)
 
 
 def _take_out(rows, parts):
     """Split rows into (those that are left, those of the parts), sorted."""
-    taken = np.sort(np.concatenate(parts))
+    taken = np.sort(np.concatenate([*parts, rows[:0]]))
     return np.setdiff1d(rows, taken), taken
-
-
-def _shares(index, rows, fraction, seed):
-    """Of n rows a class, round(n * fraction), at least one where there are two or more."""
-    shares = []
-    for members in _ranked(index, rows, seed):
-        count = min(max(round(len(members) * fraction), 1), len(members) - 1)
-        shares.append(members[:count])
-    return shares
 
 
 def _ranked(index, rows, seed):
@@ -208,7 +256,7 @@ def _draw(seed, *words):
 
 
 def few_shot(index, k, seed=0):
-    """Draw k pictures a class.
+    """Draw k pictures a class, or as many as it has.
 
     The draws are nested (those for k=1 are among those for k=2) and depend on the seed, the
     labels and the paths below the index's root alone, so they are the same on every machine.
@@ -223,13 +271,10 @@ def few_shot(index, k, seed=0):
 
     Returns
     -------
-    rows : ndarray of int, shape (M,)
+    ndarray of int, shape (M,)
         Sorted positions in ``index``.
-    short : dict of str to int
-        The classes with fewer than k pictures and how many they gave.
     """
-    sizes = index.label.value_counts().sort_index()
-    return _draw_rows(index, np.arange(len(index)), k, seed), sizes[sizes < k].to_dict()
+    return _draw_rows(index, np.arange(len(index)), k, seed)
 
 
 def few_shot_fold(index, fold, k, seed=0, refit=True):
@@ -251,11 +296,13 @@ def few_shot_fold(index, fold, k, seed=0, refit=True):
     Returns
     -------
     Fold
+        With k as its ``shots``, or None where that is all that every class has.
     """
     train = _draw_rows(index, fold.train, k, seed)
     val = _draw_rows(index, fold.val, min(k, 4), seed)
     fit = _draw_rows(index, fold.fit, k, seed) if refit else train
-    return replace(fold, train=train, val=val, fit=fit, shots=k, seed=seed)
+    whole = len(fit) == len(fold.fit if refit else fold.train)
+    return replace(fold, train=train, val=val, fit=fit, shots=None if whole else k, seed=seed)
 
 
 def _draw_rows(index, rows, k, seed):

@@ -4,6 +4,7 @@ A question is a method (a classifier) and an encoder; it is put to every fold of
 each k and seed. The answer says of each test picture what it was taken for.
 """
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -15,14 +16,16 @@ import pandas as pd
 from cliphelpers.cache import kept, key_of
 from cliphelpers.classifiers import fit_chosen
 from cliphelpers.encoders.encoder import Encoder
-from cliphelpers.evaluation import bootstrap, top_k
+from cliphelpers.evaluation import LEVEL, holm, interval, top_k
 from cliphelpers.features import extract_features
-from cliphelpers.index import group_of, targets
+from cliphelpers.index import targets
+from cliphelpers.looks import group_of
 from cliphelpers.parallel import in_parallel
 from cliphelpers.splits import few_shot_fold, test_rows
 
 WHERE = ["split", "encoder", "features", "method", "shots", "seed"]  # what an answer is to
-COLUMNS = ["experiment", "dataset", *WHERE, "metric", "value", "low", "high", "n"]
+COLUMNS = ["experiment", "dataset", *WHERE, "metric", "value", "low", "high", "low_classes"]
+COLUMNS += ["high_classes", "n", "p", "verdict", "chosen", "at_edge"]
 CURVE_COLUMNS = [*COLUMNS[:8], "fold", "chosen", "epoch", "part", "loss", "accuracy"]
 
 
@@ -34,19 +37,21 @@ class Answers:
     ----------
     rows, y : int arrays, shape (M,)
         Positions of the pictures in the index, and their classes.
-    right : float array, shape (M,)
-        1 where the answer is right and 0 where it is not; a mean over seeds lies between.
     predicted : int array, shape (M,)
-        The class of each answer; of several seeds that of the first.
+        The class of each answer.
     scores : float32 array, shape (M, C), or None
         Only of questions without shots.
     """
 
     rows: np.ndarray
     y: np.ndarray
-    right: np.ndarray
     predicted: np.ndarray
     scores: np.ndarray | None
+
+    @property
+    def right(self):
+        """Whether each answer is right: bool array, shape (M,)."""
+        return self.predicted == self.y
 
 
 @dataclass(eq=False)
@@ -57,7 +62,7 @@ class _Question:
     classifier: object
     encoder: Encoder
     folds: list
-    average: bool
+    chosen: str | None
 
     @cached_property
     def rows(self):
@@ -66,6 +71,14 @@ class _Question:
         if self.classifier.learns or len(self.classifier.candidates) > 1:
             tests += [rows for fold in self.folds for rows in (fold.train, fold.val, fold.fit)]
         return np.unique(np.concatenate(tests))
+
+    def candidate(self, number):
+        """The candidate that was chosen, in words: str."""
+        candidate = self.classifier.candidates[number]
+        values = candidate if isinstance(candidate, tuple) else (candidate,)
+        if self.classifier.grid:
+            return ", ".join(f"{value:g}" for value in values)
+        return f"candidate {number + 1}"
 
 
 class Study:
@@ -79,7 +92,8 @@ class Study:
     splits : dict of str to list of Fold
         Of :func:`cliphelpers.splits.make_splits`.
     top : sequence of int
-        The accuracies of questions without shots: (1, 5) for top-1 and top-5.
+        The accuracies of questions without shots: (1, 5) for top-1 and top-5; those of as many
+        classes as there are, or more, are left out.
 
     Attributes
     ----------
@@ -88,16 +102,16 @@ class Study:
     """
 
     def __init__(self, name, index, splits, top=(1,)):
-        self.name, self.index, self.splits = name, index, splits
-        self.top, self.y = top, targets(index)
+        self.name, self.index, self.splits, self.y = name, index, splits, targets(index)
+        self.top = [k for k in top if k <= self.y.max()]
         self._groups = np.unique(group_of(index), return_inverse=True)[1]  # numbers sort faster
-        self._asked, self._drawn, self._parts, self._answers, self._rows = [], {}, {}, [], []
+        self._asked, self._drawn, self._parts, self._answers, self._rows = [], {}, {}, {}, {}
 
     def rows(self, split):
         """Positions of the test pictures of a split, one fold after the other: int (M,)."""
         return test_rows(self.splits[split])
 
-    def ask(self, method, classifier, encoder, fold=None, shots=None, seeds=(0,), average=False):
+    def ask(self, method, classifier, encoder, folds=None, shots=None, seeds=(0,), chosen=None):
         """Put a question, which :meth:`run` answers.
 
         Parameters
@@ -106,22 +120,37 @@ class Study:
             Its name in the results.
         classifier : NearestMean, TipAdapter, Ridge, Logistic or Linear
         encoder : Encoder
-        fold : Fold, optional
-            The only one to ask; by default every fold of every split.
+        folds : list of Fold, optional
+            The only ones to ask; by default every fold of every split.
         shots : list of int, optional
-            Learn from k pictures a class, for each of these k: see
-            :func:`cliphelpers.splits.few_shot_fold`. By default from all.
+            Learn from k pictures a class, for each of these k that every class of every fold has,
+            with a warning of the others: see :func:`cliphelpers.splits.few_shot_fold`. By default
+            from all.
         seeds : sequence of int
             Of the draws. The first seed's draw chooses among candidates, for all.
-        average : bool
-            Whether all seeds together are one row, their mean.
+        chosen : str, optional
+            What validation chose before: for the column of that name.
+
+        Raises
+        ------
+        ValueError
+            No class, or not every one, has as many training pictures as the least of ``shots``.
         """
-        folds = [fold] if fold else [one for parts in self.splits.values() for one in parts]
-        for one in folds:
-            for k in shots or [None]:
-                drawn = [self._draw(one, k, seed) for seed in seeds] if k else [one]
-                question = _Question(method, classifier, encoder, drawn, average)
-                self._asked.append(question)
+        folds = folds or [fold for some in self.splits.values() for fold in some]
+        for fold in folds:
+            for k in self._possible(shots, folds) if shots else [None]:
+                drawn = [self._draw(fold, k, seed) for seed in seeds] if k else [fold]
+                self._asked.append(_Question(method, classifier, encoder, drawn, chosen))
+
+    def _possible(self, shots, folds):
+        most = min(np.bincount(self.y[fold.fit]).min() for fold in folds)
+        if most < min(shots):
+            raise ValueError(f"k = {min(shots)} is too much: a class has {most} pictures to learn")
+        if (out := [k for k in shots if k > most]) and out != self._drawn.setdefault("out", None):
+            self._drawn["out"] = out
+            words = f"A class has {most} pictures to learn from in a fold: without k = "
+            warnings.warn(words + ", ".join(map(str, out)), stacklevel=3)
+        return [k for k in shots if k <= most]
 
     def _draw(self, *fold_k_seed):
         if fold_k_seed not in self._drawn:
@@ -158,38 +187,47 @@ class Study:
             fitted, said = classifier, []
             for place, fold in enumerate(folds):
                 if not place or not np.array_equal(fold.fit, folds[place - 1].fit):
-                    fitted = fit_chosen(fitted, X, self.y, fold)  # the first one chooses
+                    fitted = fit_chosen(fitted, X, self.y, fold)
                     scores = fitted.scores(X[fold.test])[0]
+                if not place:  # the first one chooses
+                    choice = {"chosen": fitted.chosen_, "at_edge": fitted.at_edge_}
                 said.append(scores.argmax(1))
-            return {"predicted": np.stack(said)} | ({} if fold.shots else {"scores": scores})
+            return (
+                choice | {"predicted": np.stack(said)} | ({} if fold.shots else {"scores": scores})
+            )
 
         rows = [(fold.train, fold.val, fold.fit, fold.test) for fold in folds]
-        parts = (type(classifier).__name__, classifier, key, self.y, rows)
+        parts = (2, type(classifier).__name__, classifier, key, self.y, rows)
         return kept("answers", parts, compute)
 
     def _note(self, question, arrays):
         """Add the answers on one fold; once all folds of its split are there, the rows."""
-        encoder, folds, all_scores = question.encoder, question.folds, arrays.get("scores")
-        drawn = [folds] if question.average else [[fold] for fold in folds]
-        for some, told in zip(drawn, np.split(arrays["predicted"], len(drawn)), strict=True):
-            fold, seed = some[0], None if question.average else some[0].seed
-            where = (fold.split, encoder.name, encoder.features, question.method, fold.shots, seed)
-            parts = self._parts.setdefault(where, {})
-            right = (told == self.y[fold.test]).mean(0)
-            parts[fold.number] = (fold.test, right, told[0], all_scores)
+        encoder, chosen = question.encoder, question.chosen
+        if len(question.classifier.candidates) > 1:
+            chosen = question.candidate(int(arrays["chosen"]))
+        for fold, told in zip(question.folds, arrays["predicted"], strict=True):
+            where = (fold.split, encoder.name, encoder.features, question.method, fold.shots)
+            parts = self._parts.setdefault((where, fold.seed), {})
+            parts[fold.number] = (fold.test, told, arrays.get("scores"), chosen, arrays["at_edge"])
             if len(parts) == len(self.splits[fold.split]):
-                self._complete(where, [part for _, part in sorted(self._parts.pop(where).items())])
+                parts = self._parts.pop((where, fold.seed))
+                self._complete(where, fold.seed, [part for _, part in sorted(parts.items())])
 
-    def _complete(self, where, parts):
-        rows, right, predicted, scores = zip(*parts, strict=True)
-        rows, right, predicted = map(np.concatenate, (rows, right, predicted))
-        y, where = self.y[rows], dict(zip(WHERE, where, strict=True))
+    def _complete(self, where, seed, parts):
+        rows, predicted, scores, chosen, at_edge = zip(*parts, strict=True)
+        rows, predicted = np.concatenate(rows), np.concatenate(predicted)
         scores = None if scores[0] is None else np.concatenate(scores)
-        self._answers.append((where, Answers(rows, y, right, predicted, scores)))
-        self.add("top-1", right, rows, **where)
+        drawn = self._answers.setdefault(where, {})
+        drawn[seed] = told = Answers(rows, self.y[rows], predicted, scores)
+        at = dict(zip(WHERE, where, strict=False))
+        if chosen[0] is not None:
+            at |= {"chosen": "; ".join(dict.fromkeys(chosen)), "at_edge": float(np.mean(at_edge))}
+        self.add("top-1", told.right, rows, seed=seed, **at)
+        if len(drawn) > 1:
+            self.add("top-1", np.stack([one.right for one in drawn.values()]), rows, **at)
         if scores is not None:
             for k in self.top[1:]:
-                self.add(f"top-{k}", top_k(scores, y, k), rows, **where)
+                self.add(f"top-{k}", top_k(scores, told.y, k), rows, seed=seed, **at)
 
     def answers(self, **where):
         """The answers to one question.
@@ -208,38 +246,48 @@ class Study:
         KeyError
             There is none, or there are several.
         """
-        found = [answers for at, answers in self._answers if where.items() <= at.items()]
+        found = []
+        for at, drawn in self._answers.items():
+            for seed, answers in drawn.items():
+                if where.items() <= dict(zip(WHERE, (*at, seed), strict=True)).items():
+                    found.append(answers)
         if len(found) != 1:
             raise KeyError(f"{len(found)} answers of {self.name} are to {where}")
         return found[0]
 
     def add(self, metric, values, rows, **where):
-        """Add a row: the mean of values, with its interval.
+        """Add a row: the mean of values, with its interval. It replaces an earlier one.
 
         Parameters
         ----------
         metric : str
-        values : array, shape (M,)
-            For each tested picture, as in :func:`cliphelpers.evaluation.bootstrap`.
+        values : array, shape (M,) or (S, M)
+            For each tested picture, of one seed or of S, as in
+            :func:`cliphelpers.evaluation.interval`.
         rows : int array, shape (M,)
             Positions of these pictures in the index.
         **where
-            Any of split, encoder, features, method, shots, seed.
+            Any of split, encoder, features, method, shots, seed, chosen, at_edge.
 
         Raises
         ------
         TypeError
             There is no such column.
         """
-        if unknown := set(where) - set(WHERE):
+        if unknown := set(where) - {*WHERE, "chosen", "at_edge"}:
             raise TypeError(f"No column {unknown.pop()!r} in results: use some of {WHERE}")
-        mean, low, high = bootstrap(values, self._groups[rows])
+        classes = self.y[rows]
+        mean, low, high, p = interval(values, classes, self._groups[rows])
+        _, *wider, _ = interval(values, 0 * classes, classes)
         here = {"experiment": self.name, "dataset": self.index.attrs["name"], "metric": metric}
-        row = {"value": mean, "low": low, "high": high, "n": len(values)}
-        self._rows.append(here | where | row)
+        row = {"value": mean, "low": low, "high": high, "n": len(rows), "p": p}
+        row |= dict(zip(["low_classes", "high_classes"], wider, strict=True))
+        self._rows[(metric, *map(where.get, WHERE))] = here | where | row
 
     def differences(self, column, values, name=None, **where):
         """Add the paired differences of answers, picture by picture: "top-1 difference".
+
+        Of several seeds it is the difference of the means.
 
         Parameters
         ----------
@@ -254,20 +302,49 @@ class Study:
         """
         free = [column, "features"] if column == "encoder" else [column]
         for first, second in combinations(values, 2):
-            wanted = where | {column: first}
-            for at, one in [pair for pair in self._answers if wanted.items() <= pair[0].items()]:
+            for at, drawn in list(self._answers.items()):
+                at = dict(zip(WHERE, at, strict=False))
+                if not (where | {column: first}).items() <= at.items():
+                    continue
                 same = {key: value for key, value in at.items() if key not in free}
-                less = one.right - self.answers(**same, **{column: second}).right
+                less = [
+                    one.right.astype(int)
+                    - self.answers(**same, **{column: second}, seed=seed).right
+                    for seed, one in drawn.items()
+                ]
                 row = same | {column: name or f"{first} − {second}"}
-                self.add("top-1 difference", less, one.rows, **row)
+                row["seed"] = None if len(drawn) > 1 else next(iter(drawn))
+                rows = next(iter(drawn.values())).rows
+                self.add("top-1 difference", np.stack(less), rows, **row)
 
-    def table(self, **where):
+    def table(self, every_seed=False, **where):
         """The results as tidy rows, those that match ``where``: DataFrame.
 
-        Columns are experiment, dataset, split, encoder, features, method, shots, seed, metric,
-        value, low, high (of the 95 % interval) and n (pictures).
+        Columns are experiment, dataset, split, encoder, features, method, shots, seed (empty for
+        the mean of several), metric, value, low and high (of the 95 % interval for these classes
+        and other groups), low_classes and high_classes (for other classes, too), n (pictures); of
+        differences p and verdict: "better", "worse" or "not decided", by Holm's correction for all
+        differences of this metric; and what validation chose, with the share of folds where that
+        is at_edge of its grid.
+
+        Parameters
+        ----------
+        every_seed : bool
+            Whether rows of single seeds stand beside that of their mean.
+        **where
+            Values of columns.
         """
-        table = pd.DataFrame(self._rows, columns=COLUMNS).astype(dict.fromkeys(WHERE[4:], "Int64"))
+        table = pd.DataFrame(self._rows.values(), columns=COLUMNS)
+        table = table.astype({"shots": "Int64", "seed": "Int64", "verdict": object})
+        compared = table.metric.str.endswith("difference")
+        for _, some in table[compared].groupby("metric"):
+            sign = np.where(holm(some.p) < 1 - LEVEL, np.sign(some.value), 0)
+            words = {-1: "worse", 0: "not decided", 1: "better"}
+            table.loc[some.index, "verdict"] = pd.Series(sign, some.index).map(words)
+        if not every_seed:
+            key = ["metric", *WHERE[:-1]]
+            mean = table.seed.isna().groupby([table[name] for name in key], dropna=False)
+            table = table[table.seed.isna() | ~mean.transform("any")]
         for column, value in where.items():
             table = table[table[column] == value]
         return table.reset_index(drop=True)
@@ -290,7 +367,7 @@ class Study:
         folder = Path(output) / "results"
         folder.mkdir(parents=True, exist_ok=True)
         form = {"index": False, "float_format": "%.6f", "lineterminator": "\n"}
-        self.table().to_csv(folder / f"{self.name}.csv", **form)
+        self.table(every_seed=True).to_csv(folder / f"{self.name}.csv", **form)
         if curves is not None:
             names = {"experiment": self.name, "dataset": self.index.attrs["name"]}
             curves = curves.assign(**names)[CURVE_COLUMNS]

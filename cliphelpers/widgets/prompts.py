@@ -11,9 +11,10 @@ from scipy.special import softmax
 
 from cliphelpers.classifiers import text_weights
 from cliphelpers.encoders.encoder import encode_batch, normalize, to_joint
-from cliphelpers.evaluation import bootstrap
+from cliphelpers.evaluation import interval
 from cliphelpers.images import ImageError, read_image
-from cliphelpers.index import classes, group_of, targets
+from cliphelpers.index import classes, targets
+from cliphelpers.looks import group_of
 from cliphelpers.widgets import parts
 
 _MOST = 5000  # pictures to classify again at each change
@@ -99,8 +100,8 @@ def prompt_widget(clips, features, weights, index, words, templates, rows):
         among = _among(y, labels, _listed(only))
         shares, true = softmax(cosines[among] / temperature, axis=1), y[among]
         sure, best = shares.max(1), shares.argmax(1)
-        gain = (best == true).astype(float) - (before[among].argmax(1) == true)
-        change, low, high = map(parts.points, bootstrap(gain, groups[among]))
+        gain = (best == true).astype(int) - (before[among].argmax(1) == true)
+        change, low, high = map(parts.points, interval(gain, true, groups[among])[:3])
         title = (
             f"<b>accuracy {np.mean(best == true):.1%}</b> of {len(among)} pictures, "
             f"<b>{change} points</b> ({low} to {high}) against the starting prompt; "

@@ -23,7 +23,7 @@ def shots_widget(study):
     ipywidgets.Widget
     """
     index, y, labels = study.index, study.y, classes(study.index)
-    few = study.table(metric="top-1").dropna(subset=["shots", "seed"])
+    few = study.table(metric="top-1", every_seed=True).dropna(subset=["shots", "seed"])
 
     def show(encoder, split, k, seed, method, label):
         at, folds = {"encoder": encoder, "split": split}, study.splits[split]
@@ -32,7 +32,7 @@ def shots_widget(study):
         values = part[part.method == method].set_index("seed").value
         fold, number = folds[0], labels.index(label)  # whose answers come first
         learnt = fold.fit[y[fold.fit] == number]
-        learnt = learnt[few_shot(index.iloc[learnt], k, seed)[0]]
+        learnt = learnt[few_shot(index.iloc[learnt], k, seed)]
         test = np.flatnonzero(y[fold.test] == number)
         right = study.answers(method=method, shots=k, seed=seed, **at).right[test]
         where = parts.escaped(label) + (" (first fold)" if len(folds) > 1 else "")
