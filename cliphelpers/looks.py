@@ -29,14 +29,15 @@ def looks(index, count=5):
     Returns
     -------
     int array, shape (N,)
-        From 0, the look with the most pictures, on. Pictures that are the same share one.
+        From 0, the look with the most different pictures, on. The same pictures share one.
     """
     pixels = extract_features(raw_pixels(10), index)
 
     def compute():
         directions, found = pixels - pixels.mean(0), np.zeros(len(index), int)
         for members in index.groupby("label").indices.values():
-            found[members] = _clusters(directions[members], count)
+            different, same = np.unique(directions[members], axis=0, return_inverse=True)
+            found[members] = _clusters(different, count)[same.ravel()]
         return {"found": found}
 
     return kept("looks", (key_of(pixels), index.label.tolist(), count), compute)["found"]
