@@ -8,11 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from cliphelpers.index import group_of, index_images
+from cliphelpers.index import index_images
+from cliphelpers.looks import group_of, looks
 from cliphelpers.splits import (
     Fold,
     by_group,
+    by_look,
     few_shot,
     few_shot_fold,
     make_splits,
@@ -25,24 +28,44 @@ from cliphelpers.splits import test_rows as rows_of_tests
 NFC = unicodedata.normalize("NFC", "Äpfel")
 
 
-def index_of(*groups):
-    """An index of (label, split, clip, number of pictures) groups, in that order."""
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPHELPERS_CACHE", str(tmp_path / "cache"))
+
+
+def index_of(*groups, root="/data"):
+    """An index of (label, split, group, number of pictures), in that order."""
     made = [
-        (f"/data/{label}/{split}{clip}-{i}.png", label, split, clip)
-        for label, split, clip, count in groups
+        (f"{root}/{label}/{split}{group}-{i}.png", label, split, group)
+        for label, split, group, count in groups
         for i in range(count)
     ]
     index = pd.DataFrame(made, columns=["path", "label", "split", "group"])
-    index.attrs = {"root": "/data", "name": "data"}
+    index.attrs = {"root": str(root), "name": "data"}
     return index
+
+
+@pytest.fixture
+def painted(tmp_path):
+    """A function that makes an index_of pictures; those of one number in ``looks`` are the same.
+
+    Without numbers no two are. So up to five numbers a class are its looks.
+    """
+
+    def paint(*groups, looks=None):
+        index = index_of(*groups, root=tmp_path)
+        for row, path in enumerate(index.path):
+            look = row if looks is None else looks[row]
+            pixels = np.random.default_rng(look).integers(0, 256, (10, 10, 3), np.uint8)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            Image.fromarray(pixels).save(path)
+        return index
+
+    return paint
 
 
 def counts(index, positions):
     return index.label.iloc[positions].value_counts().to_dict()
-
-
-def clips(index, positions):
-    return set(group_of(index)[positions])
 
 
 def equal_folds(one, other):
@@ -54,35 +77,45 @@ def equal_folds(one, other):
     )
 
 
-def test_official_takes_whole_clips_for_validation():
-    index = index_of(
+def whole_parts(names, rows, among):
+    """Whether no name has a picture in rows and another one among the others."""
+    return not set(names[rows]) & set(names[np.setdiff1d(among, rows)])
+
+
+# ------------------------------------------------------------------------------- official
+
+
+def test_official_takes_whole_groups_for_validation_and_where_there_are_none_whole_looks(painted):
+    index = painted(
         ("apple", "train", "r0", 3),  # rows 0 to 2
         ("apple", "train", "r1", 2),  # rows 3 and 4
         ("apple", "test", "r0", 2),  # rows 5 and 6
-        ("fig", "train", "r0", 4),  # rows 7 to 10: a single clip stays in training
+        ("fig", "train", "r0", 4),  # rows 7 to 10: a single group, of two looks
         ("fig", "test", "r0", 1),  # row 11
+        ("pear", "train", "", 3),  # rows 12 to 14, of two looks
+        ("plum", "train", "", 2),  # rows 15 and 16 are the same: both stay in training
+        looks=[0, 1, 0, 1, 0, 0, 1, 2, 2, 3, 2, 3, 4, 5, 5, 6, 6],
     )
     drawn = set()
-    for seed in range(20):
+    for seed in range(40):
         (fold,) = official(index, seed)
         assert fold.test.tolist() == [5, 6, 11]
-        assert fold.fit.tolist() == [0, 1, 2, 3, 4, 7, 8, 9, 10]
-        drawn.add((tuple(fold.train), tuple(fold.val)))
-    rest = (7, 8, 9, 10)
-    assert drawn == {((0, 1, 2, *rest), (3, 4)), ((3, 4, *rest), (0, 1, 2))}
+        assert fold.fit.tolist() == [*range(5), *range(7, 11), *range(12, 17)]
+        assert np.array_equal(fold.train, np.setdiff1d(fold.fit, fold.val))
+        drawn.add(tuple(fold.val))
+    apples, figs, pears = [(3, 4), (0, 1, 2)], [(9,), (7, 8, 10)], [(12,), (13, 14)]
+    assert drawn == {(*a, *f, *p) for a in apples for f in figs for p in pears}
 
 
-def test_official_without_clips_takes_a_fifth_of_every_class():
-    sizes = {"a": 1, "b": 2, "c": 3, "d": 10, "e": 13}
-    groups = [(label, "train", "", size) for label, size in sizes.items()]
-    index = index_of(*groups, *((label, "test", "", 1) for label in sizes))
+def test_a_class_with_one_named_group_and_pictures_without_validates_on_a_look(painted):
+    index = painted(
+        ("a", "train", "r0", 2), ("a", "train", "", 2), ("a", "test", "", 1), looks=[0, 1, 0, 1, 0]
+    )
     (fold,) = official(index)
-    assert counts(index, fold.val) == {"b": 1, "c": 1, "d": 2, "e": 3}  # 13 / 5 = 2.6
-    assert counts(index, fold.train) == {"a": 1, "b": 1, "c": 2, "d": 8, "e": 10}
-    assert fold.test.tolist() == list(range(29, 34))
+    assert fold.val.tolist() in ([0, 2], [1, 3])
 
 
-def test_official_with_a_validation_folder_keeps_it():
+def test_official_with_a_validation_folder_keeps_it_and_reads_no_picture():
     index = index_of(
         ("a", "val", "r0", 2),
         ("a", "train", "r0", 3),
@@ -98,130 +131,252 @@ def test_official_with_a_validation_folder_keeps_it():
 
 
 def test_official_needs_a_test_part():
-    with pytest.raises(ValueError, match="no official test part: use the split by_group or random"):
+    with pytest.raises(ValueError, match="There is no official test part$"):
         official(index_of(("a", "train", "", 3)))
 
 
-def test_by_group_by_hand():
-    index = index_of(
+# ------------------------------------------------------------------------------- groups in turn
+
+
+def test_by_group_by_hand(painted):
+    index = painted(
         ("apple", "train", "r0", 2),  # rows 0 and 1, fold 0
         ("apple", "test", "r1", 1),  # row 2, fold 1
         ("fig", "train", "r0", 1),  # row 3, fold 1: the second class begins there
         ("fig", "train", "r1", 1),  # row 4, fold 0
         ("fig", "train", "r2", 1),  # row 5, fold 1
-        ("pear", "train", "r0", 2),  # rows 6 and 7: a single clip stays in training
+        ("pear", "train", "r0", 3),  # rows 6 to 8: a single group stays in training
+        looks=[0, 1, 0, 0, 0, 0, 0, 1, 0],
     )
-    first, second = by_group(index)  # as many folds as apple has clips
+    first, second = by_group(index)  # as many folds as apple has groups
     assert first.test.tolist() == [0, 1, 4]
     assert second.test.tolist() == [2, 3, 5]
-    # In the first fold fig has r0 and r2 left: one of them validates, whole.
-    assert first.val.tolist() in ([3], [5])
-    assert first.fit.tolist() == [2, 3, 5, 6, 7]
-    # In the second no class has two clips left, so a fifth of each with two pictures validates.
-    assert counts(index, second.val) == {"apple": 1, "pear": 1}
-    assert second.fit.tolist() == [0, 1, 4, 6, 7]
+    assert first.fit.tolist() == [2, 3, 5, 6, 7, 8]
+    assert second.fit.tolist() == [0, 1, 4, 6, 7, 8]
+    # In the first fold fig has r0 and r2 left: one of them validates; of pear a look.
+    assert tuple(first.val) in {(fig, *pear) for fig in (3, 5) for pear in ((6, 8), (7,))}
+    # In the second no class has two groups left, but apple and pear have two looks.
+    assert tuple(second.val) in {(apple, *pear) for apple in (0, 1) for pear in ((6, 8), (7,))}
 
 
-def random_index(seed):
-    """Up to 8 classes of 1 to 5 clips of 1 to 6 pictures, official test frames in every clip."""
+def random_groups(seed):
+    """Up to 8 classes of 1 to 5 groups of 1 to 6 pictures, official test frames in every group."""
     rng = np.random.default_rng(seed)
     groups = [("two", "train", "r0", 2), ("two", "test", "r1", 2)]
     for label in range(rng.integers(1, 8)):
-        for clip in range(rng.integers(1, 6)):
+        for group in range(rng.integers(1, 6)):
             size = int(rng.integers(1, 7))
             groups += [
-                (f"c{label}", "train", f"r{clip}", size),
-                (f"c{label}", "test", f"r{clip}", 1),
+                (f"c{label}", "train", f"r{group}", size),
+                (f"c{label}", "test", f"r{group}", 1),
             ]
-    return index_of(*groups).sample(frac=1, random_state=seed).reset_index(drop=True)
+    return groups
+
+
+@pytest.fixture
+def random_index(painted):
+    """A function of a seed: such an index in no order, with up to 5 looks a class; and the looks"""
+
+    def make(seed):
+        groups, rng = random_groups(seed), np.random.default_rng(seed)
+        total = sum(count for *_, count in groups)
+        numbers = rng.integers(0, rng.integers(1, 6), total)
+        order = rng.permutation(total)
+        index = painted(*groups, looks=numbers)
+        mixed = index.iloc[order].reset_index(drop=True)
+        mixed.attrs = index.attrs
+        return mixed, (mixed.label + "/" + numbers[order].astype(str)).to_numpy(object)
+
+    return make
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_by_group_tests_every_clip_once_and_keeps_one_for_training(seed):
-    index = random_index(seed)
-    folds = by_group(index, seed)
+def test_by_group_tests_every_group_once_and_keeps_one_for_training(random_index, seed):
+    index, _ = random_index(seed)
+    folds, groups = by_group(index, seed), group_of(index)
     several = index.groupby("label")["group"].transform("nunique") > 1
-    tested = np.concatenate([fold.test for fold in folds])
-    assert sorted(tested) == list(np.flatnonzero(several))
+    assert sorted(rows_of_tests(folds)) == list(np.flatnonzero(several))
     for fold in folds:
         assert set(index.label.iloc[fold.train]) == set(index.label)
-        assert not clips(index, fold.test) & clips(index, fold.fit)
+        assert not set(groups[fold.test]) & set(groups[fold.fit])
 
 
-@pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("split", [official, by_group, random])
-def test_parts_are_disjoint_and_validation_is_whole_clips_out_of_training(split, seed):
-    index = random_index(seed)
-    for fold in split(index, seed):
-        both = np.concatenate([fold.fit, fold.test])
-        assert len(set(both)) == len(both) == len(index)
-        assert len(fold.val) and np.array_equal(fold.fit, np.union1d(fold.train, fold.val))
-        left = index.iloc[fold.fit].groupby("label")["group"].nunique()
-        if (left > 1).any():
-            assert not clips(index, fold.val) & clips(index, fold.train)
-            assert len(clips(index, fold.val)) == (left > 1).sum()  # one clip of each such class
-    assert equal_folds(split(index, seed), split(index, seed))
-
-
-def test_by_group_needs_two_clips_of_a_class():
-    with pytest.raises(ValueError, match="No class has two clips"):
+def test_by_group_needs_two_groups_of_a_class():
+    with pytest.raises(ValueError, match="No class has two named groups$"):
         by_group(index_of(("a", "", "r0", 3), ("b", "", "", 3)))
 
 
-def test_random_is_stratified():
-    sizes = {"a": 1, "b": 2, "c": 8, "d": 10, "e": 40}
+# ------------------------------------------------------------------------------- looks in turn
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_by_look_tests_every_look_once_and_keeps_one_for_training(random_index, seed):
+    index, painted = random_index(seed)
+    if seed % 2:  # it asks for no names
+        index["group"] = ""
+    several = pd.Series(painted).groupby(index.label.to_numpy()).transform("nunique") > 1
+    folds = by_look(index, seed)
+    assert sorted(rows_of_tests(folds)) == list(np.flatnonzero(several))
+    for fold in folds:
+        assert set(index.label.iloc[fold.train]) == set(index.label)
+        assert not set(painted[fold.test]) & set(painted[fold.fit])
+        most = pd.Series(painted[fold.test]).groupby(index.label.to_numpy()[fold.test]).nunique()
+        assert most.max() == 1  # of every class one look at a time
+    assert equal_folds(by_look(index, seed), folds)
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_there_are_as_many_folds_as_looks_are_asked_for(painted, count):
+    index = painted(("a", "", "", 40), ("b", "", "", 40), looks=np.arange(80) % 8)
+    folds, found = by_look(index, count=count), looks(index, count)
+    assert len(folds) == count == len(set(found))
+    assert sorted(rows_of_tests(folds)) == list(range(80))
+    for fold in folds:
+        for label in "ab":
+            tested = set(found[fold.test][index.label.iloc[fold.test] == label])
+            assert len(tested) == 1
+
+
+def test_classes_of_few_pictures_are_tested_in_some_folds_and_one_picture_never(painted):
+    index = painted(("a", "", "", 1), ("b", "", "", 2), ("c", "", "", 3), ("d", "", "", 20))
+    folds = by_look(index)
+    assert len(folds) == 5 and sorted(rows_of_tests(folds)) == list(range(1, 26))
+    for fold in folds:
+        assert set(index.label.iloc[fold.train]) == set("abcd")
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (3, 2)])
+def test_by_look_needs_two_pictures_of_a_class_that_differ(painted, sizes):
+    index = painted(("a", "", "", sizes[0]), ("b", "", "", sizes[1]), looks=[0] * sum(sizes))
+    with pytest.raises(ValueError, match="No class has two pictures that differ, one to learn fr"):
+        by_look(index)
+
+
+# ------------------------------------------------------------------------------- at random in turn
+
+
+def test_random_tests_a_quarter_of_each_class_in_turn():
+    sizes = {"a": 1, "b": 2, "c": 8, "d": 10, "e": 41}
     index = index_of(*((label, "", "", size) for label, size in sizes.items()))
-    (fold,) = random(index, seed=1)
-    assert counts(index, fold.test) == {"b": 1, "c": 2, "d": 2, "e": 10}
-    assert counts(index, fold.val) == {"c": 1, "d": 2, "e": 6}  # a fifth of what is left
-    assert counts(index, fold.train) == {"a": 1, "b": 1, "c": 5, "d": 6, "e": 24}
-    assert equal_folds([fold], random(index, seed=1))
-    assert not equal_folds([fold], random(index, seed=2))
+    folds = random(index, seed=1)
+    assert len(folds) == 4
+    assert sorted(rows_of_tests(folds)) == list(range(1, 62))  # the only one of a is never tested
+    for fold in folds:
+        tested, fit, val = (counts(index, rows) for rows in (fold.test, fold.fit, fold.val))
+        assert tested["c"] == 2 and tested["d"] in (2, 3) and tested["e"] in (10, 11)
+        assert {label: fit[label] + tested.get(label, 0) for label in sizes} == sizes
+        assert val == {
+            label: round(n / 5) or 1 for label, n in fit.items() if n > 1
+        }  # a fifth of what is left
+    tests = [len(fold.test) for fold in folds]
+    assert max(tests) - min(tests) <= 2
+    assert equal_folds(folds, random(index, seed=1))
+    assert not equal_folds(folds, random(index, seed=2))
 
 
-def test_make_splits_gives_those_that_are_possible():
-    index = index_of(("a", "train", "", 8), ("a", "test", "", 2))
-    with pytest.warns(UserWarning, match="Without the split by_group. No class has two clips"):
-        splits = make_splits(index, ["official", "by_group", "random"])
-    assert list(splits) == ["official", "random"]
-    assert equal_folds(splits["official"], official(index))
+def test_random_draws_pictures_evenly():
+    index = index_of(("a", "", "", 4))
+    first = np.bincount([random(index, seed)[0].test.item() for seed in range(200)], minlength=4)
+    assert first.min() > 30  # 50 expected with a standard deviation of 6.1
 
 
-def test_make_splits_falls_back_to_random():
+def test_random_needs_two_pictures_of_a_class():
+    with pytest.raises(ValueError, match="No class has two pictures, one to learn from and one"):
+        random(index_of(("a", "", "", 1), ("b", "", "", 1)))
+
+
+# ------------------------------------------------------------------------------- any split
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("split", [official, by_group, by_look, random])
+def test_parts_are_disjoint_and_validation_is_out_of_training(random_index, split, seed):
+    index, painted = random_index(seed)
+    if seed == 4:
+        index["group"] = index["group"].where(index.label == "two", "")
+    named, groups, labels = index["group"].to_numpy(), group_of(index), index.label.to_numpy()
+    found = labels + "/" + looks(index).astype(str)
+    for fold in split(index, seed):
+        both = np.concatenate([fold.fit, fold.test])
+        assert len(set(both)) == len(both) == len(index)
+        assert np.array_equal(fold.fit, np.union1d(fold.train, fold.val))
+        if split is random:
+            continue
+        for label in set(labels):
+            own = fold.fit[labels[fold.fit] == label]
+            val = np.intersect1d(own, fold.val)
+            if len(set(named[own]) - {""}) > 1:
+                assert len(set(groups[val])) == 1 and whole_parts(groups, val, own)
+            elif len(set(found[own])) > 1:
+                assert len(set(found[val])) == 1 and whole_parts(found, val, own)
+            else:
+                assert not len(val)
+    assert equal_folds(split(index, seed), split(index, seed))
+
+
+def test_make_splits_gives_those_that_are_asked_for_in_their_order(painted):
+    index = painted(("a", "train", "r0", 4), ("a", "train", "r1", 4), ("a", "test", "r2", 2))
+    names = ["random", "by_look", "official", "by_group"]
+    splits = make_splits(index, names, seed=3)
+    assert list(splits) == names
+    for name, split in zip(names, (random, by_look, official, by_group), strict=True):
+        assert equal_folds(splits[name], split(index, 3))
+
+
+def test_where_no_test_part_is_stated_random_stands_in():
     index = index_of(("a", "", "", 8))
-    with pytest.warns(UserWarning, match="Without the split official. There is no official test"):
+    words = "There is no official test part: instead of official the split is random"
+    with pytest.warns(UserWarning, match=words):
         splits = make_splits(index, ["official"])
-    assert list(splits) == ["random"]
+    assert list(splits) == ["random"] and equal_folds(splits["random"], random(index))
+    assert {fold.split for fold in splits["random"]} == {"random"}
+    with pytest.warns(UserWarning, match=words):
+        again = make_splits(index, ["official", "random"])
+    assert list(again) == ["random"] and equal_folds(again["random"], random(index))
+
+
+def test_where_no_groups_are_named_looks_stand_in(painted):
+    index = painted(("a", "train", "", 8), ("a", "test", "", 2), ("b", "train", "r0", 3))
+    words = "No class has two named groups: instead of by_group the split is by_look"
+    with pytest.warns(UserWarning, match=words):
+        splits = make_splits(index, ["official", "by_group"])
+    assert list(splits) == ["official", "by_look"]
+    assert equal_folds(splits["by_look"], by_look(index))
+
+
+@pytest.mark.parametrize("name", ["official", "by_group", "by_look", "random"])
+def test_a_folder_that_cannot_be_split_at_all_is_an_error(painted, name):
+    index = painted(("a", "", "", 1), ("b", "", "", 1))
+    with pytest.raises(ValueError, match="No class has two pictures"):
+        make_splits(index, [name])
 
 
 def test_make_splits_refuses_an_unknown_name():
     with pytest.raises(
-        ValueError, match="Unknown split 'clips': use some of official, by_group, ra"
+        ValueError, match="Unknown split 'clips': use some of official, by_group, by_look, random"
     ):
         make_splits(index_of(("a", "", "", 8)), ["clips"])
 
 
-def test_folds_know_their_split_and_number_and_fewer_can_be_taken():
-    index = index_of(*((label, "", f"r{clip}", 4) for label in "ab" for clip in range(3)))
-    splits = make_splits(index, ["by_group", "random"])
+def test_folds_know_their_split_and_number_and_fewer_can_be_taken(painted):
+    index = painted(*((label, "", f"r{group}", 4) for label in "ab" for group in range(3)))
+    names, sizes = ["by_group", "by_look", "random"], [3, 5, 4]
+    splits = make_splits(index, names)
     assert [(fold.split, fold.number) for folds in splits.values() for fold in folds] == [
-        ("by_group", 0),
-        ("by_group", 1),
-        ("by_group", 2),
-        ("random", 0),
+        (name, number) for name, size in zip(names, sizes, strict=True) for number in range(size)
     ]
-    fewer = make_splits(index, ["by_group", "random"], folds=2)
-    assert equal_folds(fewer["by_group"], splits["by_group"][:2])
-    assert equal_folds(fewer["random"], splits["random"])
+    fewer = make_splits(index, names, folds=2)
+    for name in names:
+        assert equal_folds(fewer[name], splits[name][:2])
 
 
-def test_of_every_class_only_so_many_can_be_tested():
-    index = index_of(("a", "train", "", 9), ("a", "test", "", 7), ("b", "train", "", 9))
+def test_of_every_class_only_so_many_can_be_tested(painted):
+    index = painted(("a", "train", "", 9), ("a", "test", "", 7), ("b", "train", "", 9))
     (fold,), (few,) = (make_splits(index, ["official"], 5, None, n)["official"] for n in (None, 3))
     assert equal_folds([few], [replace(fold, test=few.test)])
     assert len(few.test) == 3 and set(few.test) <= set(fold.test)
     test = index.iloc[fold.test]
-    assert np.array_equal(few.test, fold.test[few_shot(test, 3, 5)[0]])
+    assert np.array_equal(few.test, fold.test[few_shot(test, 3, 5)])
     (plenty,) = make_splits(index, ["official"], 5, tested=10_000)["official"]
     assert equal_folds([plenty], [fold])
 
@@ -238,7 +393,7 @@ def test_rows_of_several_folds():
 
 def drawn(index, k, seed=0):
     """The pictures that few_shot draws, relative to the root."""
-    picked, _ = few_shot(index, k, seed)
+    picked = few_shot(index, k, seed)
     return [os.path.relpath(path, index.attrs["root"]) for path in index.path.iloc[picked]]
 
 
@@ -247,27 +402,25 @@ def test_few_shot_is_nested_and_takes_k_of_every_class():
     for seed in range(5):
         fewer = set()
         for k in (1, 2, 4, 8, 16):
-            picked, short = few_shot(index, k, seed)
-            assert counts(index, picked) == {"a": k, "b": k} and short == {}
+            picked = few_shot(index, k, seed)
+            assert counts(index, picked) == {"a": k, "b": k}
             assert np.array_equal(picked, np.unique(picked)) and fewer <= set(picked)
             fewer = set(picked)
 
 
-def test_few_shot_says_which_classes_are_short():
+def test_few_shot_takes_all_of_classes_that_have_fewer():
     index = index_of(("a", "", "", 3), ("b", "", "", 5), ("c", "", "", 1), ("d", "", "", 4))
-    picked, short = few_shot(index, 4)
-    assert short == {"a": 3, "c": 1}
-    assert counts(index, picked) == {"a": 3, "b": 4, "c": 1, "d": 4}
+    assert counts(index, few_shot(index, 4)) == {"a": 3, "b": 4, "c": 1, "d": 4}
 
 
 def test_few_shot_seeds_differ():
     index = index_of(("a", "", "", 50))
-    assert len({tuple(few_shot(index, 5, seed)[0]) for seed in range(10)}) == 10
+    assert len({tuple(few_shot(index, 5, seed)) for seed in range(10)}) == 10
 
 
 def test_few_shot_takes_pictures_evenly():
     index = index_of(("a", "", "", 4))
-    taken = np.bincount([few_shot(index, 1, seed)[0][0] for seed in range(400)], minlength=4)
+    taken = np.bincount([few_shot(index, 1, seed)[0] for seed in range(400)], minlength=4)
     assert taken.min() > 65  # 100 expected with a standard deviation of 8.7
 
 
@@ -301,17 +454,27 @@ def test_few_shot_follows_a_moved_and_renamed_folder_and_any_order_of_rows(tmp_p
 @pytest.mark.parametrize("refit", [True, False])
 def test_few_shots_of_a_fold_are_those_of_its_parts(refit):
     index = index_of(("a", "", "", 40), ("b", "", "", 30), ("c", "", "", 2))
-    (fold,) = make_splits(index, ["random"])["random"]
+    _, fold, *_ = make_splits(index, ["random"])["random"]
     for k, seed in ((1, 0), (6, 3), (6, 0)):
         few = few_shot_fold(index, fold, k, seed, refit)
-        assert (few.shots, few.seed, few.split, few.number) == (k, seed, "random", 0)
+        assert (few.shots, few.seed, few.split, few.number) == (k, seed, "random", 1)
         assert np.array_equal(few.test, fold.test)
         for part, count in (("train", k), ("val", min(k, 4)), ("fit", k)):
             rows = getattr(fold, part)
-            expected = rows[few_shot(index.iloc[rows], count, seed)[0]]
+            expected = rows[few_shot(index.iloc[rows], count, seed)]
             if part == "fit" and not refit:
                 expected = few.train
             assert np.array_equal(getattr(few, part), expected)
+
+
+def test_a_draw_that_is_all_that_every_class_has_says_no_k():
+    index = index_of(("a", "", "", 16), ("b", "", "", 8))
+    fold, *_ = random(index)  # a has 12 to learn from, 10 without validation; b 6 and 5
+    said = {k: few_shot_fold(index, fold, k).shots for k in (1, 6, 11, 12, 16)}
+    assert said == {1: 1, 6: 6, 11: 11, 12: None, 16: None}
+    said = {k: few_shot_fold(index, fold, k, refit=False).shots for k in (9, 10, 11)}
+    assert said == {9: 9, 10: None, 11: None}
+    assert few_shot_fold(index, fold, 12, seed=3).seed == 3
 
 
 def test_pictures_are_ranked_once_for_all_folds_and_ks(monkeypatch):
@@ -321,7 +484,7 @@ def test_pictures_are_ranked_once_for_all_folds_and_ks(monkeypatch):
         hashed.append(content)
         return sha256(content)
 
-    (fold,) = make_splits(index, ["random"], seed=71)["random"]
+    fold, *_ = make_splits(index, ["random"], seed=71)["random"]
     monkeypatch.setattr(hashlib, "sha256", counted)
     first = few_shot_fold(index, fold, 2, 72)
     assert 0 < len(hashed) <= len(index)
