@@ -1,12 +1,14 @@
-"""cliphelpers.evaluation against scikit-learn, formulas of statistics and tables by hand."""
+"""cliphelpers.evaluation against scikit-learn, scipy, formulas by hand and a simulation."""
+
+from itertools import product
 
 import numpy as np
 import pytest
+from scipy import stats
+from scipy.special import expit
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
-from cliphelpers.evaluation import bootstrap, confusions, top_k
-
-Z = 1.959964  # of a 95 % interval
+from cliphelpers.evaluation import confusions, holm, interval, top_k
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 9])
@@ -26,71 +28,314 @@ def test_top_k_of_fewer_classes_is_always_right():
 # ------------------------------------------------------------------------------- intervals
 
 
-@pytest.mark.parametrize("p", [0.5, 0.9])
-def test_the_interval_of_independent_pictures_is_the_binomial_one(p):
-    n = 1000
-    values = np.arange(n) < p * n
-    mean, low, high = bootstrap(values, np.arange(n).astype(str), resamples=20_000)
-    error = np.sqrt(p * (1 - p) / n)
-    assert mean == p
-    assert low == pytest.approx(p - Z * error, abs=0.1 * error)
-    assert high == pytest.approx(p + Z * error, abs=0.1 * error)
+def variance_of(values, classes, groups):
+    """The variance and the degrees of freedom of a mean, class by class and group by group."""
+    variance, freedom = 0, 0
+    for label in set(classes):
+        own = classes == label
+        centre, several = values[own].mean(), sorted(set(groups[own]))
+        totals = [(values[groups == group] - centre).sum() / len(values) for group in several]
+        variance += len(several) * np.var(totals, ddof=1)
+        freedom += len(several) - 1
+    return variance, freedom
 
 
-def test_the_interval_of_clips_that_are_all_right_or_all_wrong_counts_clips():
-    clips = np.repeat(np.arange(200), 15)
-    values = clips % 4 > 0  # three clips of four
-    mean, low, high = bootstrap(values, clips.astype(str), resamples=20_000)
-    error = np.sqrt(0.75 * 0.25 / 200)  # of 200 clips, not of 3000 pictures
-    assert mean == 0.75
-    assert (high - low) / (2 * Z) == pytest.approx(error, rel=0.05)
+def korn_graubard(mean, variance, freedom, n):
+    """Clopper and Pearson's interval with the effective sample size, from F as in their paper."""
+    size = mean * (1 - mean) / variance
+    size = min(size * (stats.t.ppf(0.975, n - 1) / stats.t.ppf(0.975, freedom)) ** 2, n)
+    x = mean * size
+    low = stats.f.ppf(0.025, 2 * x, 2 * (size - x + 1))
+    high = stats.f.ppf(0.975, 2 * (x + 1), 2 * (size - x))
+    low = x * low / (size - x + 1 + x * low)
+    return low, (x + 1) * high / (size - x + (x + 1) * high)
 
 
-def test_the_interval_of_clips_of_different_sizes_is_that_of_drawing_them_one_by_one():
-    rng = np.random.default_rng(1)
-    sizes = rng.integers(1, 30, 40)
-    clips = np.repeat(np.arange(40), sizes)
-    values = rng.random(len(clips)) < rng.random(40)[clips]
-    means = []
-    for _ in range(4000):
-        drawn = rng.integers(0, 40, 40)
-        means.append(np.mean(np.concatenate([values[clips == clip] for clip in drawn])))
-    _, low, high = bootstrap(values, clips, resamples=20_000)
-    expected = np.quantile(means, [0.025, 0.975])
-    np.testing.assert_allclose([low, high], expected, atol=0.1 * np.std(means))
+def clustered(seed=0, classes=5, spread=1.5):
+    """Right or wrong of classes of 2 to 4 groups of 1 to 12 pictures that are alike."""
+    rng = np.random.default_rng(seed)
+    class_of = np.repeat(np.arange(classes), rng.integers(2, 5, classes))
+    groups = np.repeat(np.arange(len(class_of)), rng.integers(1, 13, len(class_of)))
+    odds = rng.normal(0.5, spread, classes)[class_of] + rng.normal(0, spread, len(class_of))
+    return rng.random(len(groups)) < expit(odds)[groups], class_of[groups], groups
 
 
-def test_clips_make_the_interval_wider_where_their_frames_are_alike():
-    clips = np.repeat(np.arange(30), 20)
-    values = np.random.default_rng(0).random(30)[clips] > 0.4
-    _, low, high = bootstrap(values, clips)
-    _, narrow_low, narrow_high = bootstrap(values, np.arange(len(values)))
-    assert high - low > 3 * (narrow_high - narrow_low)
+@pytest.mark.parametrize(("right", "n"), [(140, 200), (500, 1000), (980, 1000), (3, 40)])
+def test_of_independent_pictures_of_one_class_it_is_clopper_and_pearson_s(right, n):
+    values, one_class = np.arange(n) < right, np.zeros(n, int)
+    mean, low, high, p = interval(values, one_class, np.arange(n))
+    assert mean == right / n and np.isnan(p)
+    exact = stats.binomtest(right, n).proportion_ci(method="exact")
+    assert (low, high) == pytest.approx(tuple(exact), abs=0.02 * (exact.high - exact.low))
+    variance = np.var(values, ddof=1) / n  # so the effective size is n - 1
+    assert (low, high) == pytest.approx(korn_graubard(mean, variance, n - 1, n))
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says():
-    rng, held, share = np.random.default_rng(0), 0, 0.7
-    clips = np.repeat(np.arange(40), 5)
-    for seed in range(400):
-        right = rng.beta(7, 3, 40)[clips]  # clips differ, with the mean 0.7
-        _, low, high = bootstrap(rng.random(200) < right, clips, resamples=500, seed=seed)
-        held += low <= share <= high
-    assert 0.90 < held / 400 < 0.98  # 95 % but for the simulation's noise and 40 clips
+@pytest.mark.parametrize("seed", range(5))
+def test_of_groups_within_classes_it_is_korn_and_graubard_s(seed):
+    values, classes, groups = clustered(seed)
+    mean, low, high, _ = interval(values, classes, groups)
+    assert mean == pytest.approx(values.mean())
+    expected = korn_graubard(mean, *variance_of(values, classes, groups), len(values))
+    assert (low, high) == pytest.approx(expected)
 
 
-def test_the_order_of_pictures_and_the_names_of_clips_do_not_matter():
+def test_a_measurement_of_independent_pictures_has_student_s_t():
+    values = np.random.default_rng(0).normal(0.4, 1, 30)
+    mean, low, high, p = interval(values, np.zeros(30, int), np.arange(30))
+    expected = stats.ttest_1samp(values, 0)
+    assert (mean, p) == pytest.approx((values.mean(), expected.pvalue))
+    assert (low, high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_measurement_of_groups_has_t_with_groups_less_classes(seed):
+    _, classes, groups = clustered(seed)
+    values = np.random.default_rng(seed).normal(classes, 1) + np.sin(groups)
+    mean, low, high, p = interval(values, classes, groups)
+    variance, freedom = variance_of(values, classes, groups)
+    law = stats.t(freedom, values.mean(), variance**0.5)
+    assert (low, high) == pytest.approx(law.interval(0.95))
+    assert p == pytest.approx(2 * min(law.cdf(0), law.sf(0)))
+
+
+def test_over_all_draws_of_groups_the_variance_is_right_on_average():
+    """Two classes with three possible groups of two pictures each, of which two are drawn."""
+    possible = [[(0, 0), (1, 0), (1, 1)], [(1, 1), (4, 2), (0, 0)]]
+    classes, groups = np.repeat([0, 1], 4), np.repeat(np.arange(4), 2)
+    means, variances = [], []
+    for draw in product(*(possible[label] for label in (0, 0, 1, 1))):
+        mean, low, _, _ = interval(np.ravel(draw).astype(float), classes, groups)
+        means.append(mean)
+        variances.append(((mean - low) / stats.t.ppf(0.975, 2)) ** 2)
+    assert len(means) == 81
+    assert np.mean(variances) == pytest.approx(np.var(means))
+
+
+def test_what_all_groups_of_a_class_share_does_not_widen_it_unless_other_classes_are_meant():
+    groups = np.repeat(np.arange(8), 50)
+    classes, rng = groups // 2, np.random.default_rng(0)
+    alike = rng.random(400) < np.array([0.05, 0.35, 0.65, 0.95])[classes]
+    _, low, high, _ = interval(alike, classes, groups)
+    _, wide_low, wide_high, _ = interval(alike, 0 * classes, classes)
+    _, whatever_low, whatever_high, _ = interval(alike, 0 * classes, groups)
+    assert high - low < 0.4 * (whatever_high - whatever_low)
+    assert whatever_high - whatever_low < wide_high - wide_low
+    assert wide_low < low < high < wide_high
+
+
+# ------------------------------------------------------------------------------- few of something
+
+
+@pytest.mark.parametrize(("classes", "groups"), [(1, 12), (4, 3), (12, 1)])
+def test_where_all_are_right_or_wrong_each_group_counts_as_one_picture(classes, groups):
+    class_of = np.repeat(np.arange(classes), 30 * groups)
+    group_of = np.repeat(np.arange(12), 30)
+    exact = stats.binomtest(12, 12).proportion_ci(method="exact")
+    mean, low, high, _ = interval(np.ones(360, bool), class_of, group_of)
+    assert (mean, low, high) == (1, pytest.approx(exact.low), 1)
+    mean, low, high, _ = interval(np.zeros(360, bool), class_of, group_of)
+    assert (mean, low, high) == (0, 0, pytest.approx(1 - exact.low))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_one_group_says_next_to_nothing(n):
+    zeros = np.zeros(n, int)
+    exact = stats.binomtest(1, 1).proportion_ci(method="exact")
+    assert interval(np.ones(n, bool), zeros, zeros)[:3] == (1, pytest.approx(exact.low), 1)
+    half = np.arange(n) < n / 2
+    _, low, high, _ = interval(half, zeros, zeros)
+    assert 0 <= low < 0.05 + half.mean() / 50 and 0.95 < high <= 1
+    assert interval(zeros, zeros, zeros) == (0, -1, 1, 1)  # of differences
+
+
+def test_a_class_with_one_group_varies_as_the_others_do():
+    values = np.array([0, 2, 4, 1, 1, 5, 9, 9.0])
+    classes = np.array([0, 0, 0, 0, 0, 0, 1, 1])
+    groups = np.array([0, 0, 1, 1, 1, 2, 3, 3])  # class 1 has one group
+    mean, low, high, _ = interval(values, classes, groups)
+    centre, members = 13 / 6, [[0, 2], [4, 1, 1], [5]]
+    totals = np.array([sum(some) - len(some) * centre for some in members]) / 8
+    variance = 3 / 2 * (totals**2).sum()
+    variance *= (2**2 + 3**2 + 1**2 + 2**2) / (2**2 + 3**2 + 1**2)
+    half = stats.t.ppf(0.975, 2) * variance**0.5
+    assert (low, high) == pytest.approx((mean - half, mean + half))
+
+
+def test_where_every_class_has_one_group_classes_stand_for_groups():
+    values, classes, groups = clustered(3)
+    assert interval(values, classes, classes + 7) == interval(values, 0 * classes, classes)
+
+
+# ------------------------------------------------------------------------------- differences
+
+
+@pytest.mark.parametrize(("value", "groups"), [(0, 3), (0, 40), (1, 40), (-1, 40)])
+def test_differences_have_never_an_interval_of_no_width(value, groups):
+    values = np.full(5 * groups, value)
+    group_of = np.repeat(np.arange(groups), 5)
+    mean, low, high, p = interval(values, np.zeros(5 * groups, int), group_of)
+    half = stats.t.ppf(0.975, groups - 1) / (groups + 2)  # as if two more groups disagreed
+    assert mean == value
+    assert (low, high) == pytest.approx((max(value - half, -1), min(value + half, 1)))
+    assert p == pytest.approx(2 * stats.t.sf(abs(value) * (groups + 2), groups - 1))
+
+
+def test_differences_are_those_of_a_measurement_and_a_little_wider():
     rng = np.random.default_rng(0)
-    clips, values = rng.integers(0, 9, 100), rng.random(100) < 0.6
-    order = rng.permutation(100)
-    expected = bootstrap(values, clips)
-    assert bootstrap(values[order], clips[order]) == expected
-    assert bootstrap(values, np.char.add("clip ", clips.astype(str))) == expected
+    (one, classes, groups), other = clustered(1, classes=20), rng.random(1000) < 0.4
+    less = one.astype(int) - other[: len(one)]
+    mean, low, high, p = interval(less, classes, groups)
+    variance, freedom = variance_of(less, classes, groups)
+    law = stats.t(freedom, mean, (variance + 1 / (groups.max() + 3) ** 2) ** 0.5)
+    assert (low, high) == pytest.approx(law.interval(0.95))
+    assert p == pytest.approx(2 * min(law.cdf(0), law.sf(0)))
+    _, narrow_low, narrow_high, _ = interval(less.astype(float), classes, groups)
+    assert low < narrow_low < narrow_high < high
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_gives_others():
-    values, clips = np.arange(100) % 3 == 0, np.arange(100) // 4
-    assert bootstrap(values, clips) == bootstrap(values, clips)
-    assert bootstrap(values, clips, seed=1) != bootstrap(values, clips)
+# ------------------------------------------------------------------------------- several seeds
+
+
+def test_the_mean_of_seeds_varies_with_groups_and_with_seeds():
+    """Satterthwaite, An approximate distribution of estimates of variance components, 1946."""
+    _, classes, groups = clustered(2)
+    rng = np.random.default_rng(0)
+    seeds = rng.normal(0.3, 1, (4, len(groups))) + rng.normal(0, 0.3, (4, 1)) + np.sin(groups)
+    mean, low, high, p = interval(seeds, classes, groups)
+    between, freedom = variance_of(seeds.mean(0), classes, groups)
+    drawn = np.var(seeds.mean(1), ddof=1) / 4
+    degrees = (between + drawn) ** 2 / (between**2 / freedom + drawn**2 / 3)
+    law = stats.t(degrees, seeds.mean(), (between + drawn) ** 0.5)
+    assert (mean, low, high) == pytest.approx((seeds.mean(), *law.interval(0.95)))
+    assert p == pytest.approx(2 * min(law.cdf(0), law.sf(0)))
+
+
+def test_the_mean_accuracy_of_seeds_is_a_proportion_of_that_variance():
+    _, classes, groups = clustered(2)
+    seeds = np.stack([clustered(2)[0], np.roll(clustered(2)[0], 5), np.arange(len(groups)) % 3 > 0])
+    mean, low, high, _ = interval(seeds, classes, groups)
+    between, freedom = variance_of(seeds.mean(0), classes, groups)
+    drawn = np.var(seeds.mean(1), ddof=1) / 3
+    degrees = (between + drawn) ** 2 / (between**2 / freedom + drawn**2 / 2)
+    expected = korn_graubard(seeds.mean(), between + drawn, degrees, len(groups))
+    assert (mean, low, high) == pytest.approx((seeds.mean(), *expected))
+
+
+@pytest.mark.parametrize("kind", [bool, int, float])
+def test_seeds_that_agree_are_as_one(kind):
+    values, classes, groups = clustered(1)
+    one = interval(values.astype(kind), classes, groups)
+    for times in (1, 3):
+        again = interval(np.stack([values.astype(kind)] * times), classes, groups)
+        np.testing.assert_allclose(again, one)
+
+
+def test_seeds_that_disagree_widen_it_though_no_group_varies():
+    classes = np.repeat(np.arange(4), 10)
+    groups = np.arange(40) // 5
+    for right in (np.ones((2, 40), bool), np.array([[1] * 40, [0] * 40], bool)):
+        _, low, high, _ = interval(right, classes, groups)
+        assert (high - low > 0.9) == (right.mean() == 0.5)
+
+
+# ------------------------------------------------------------------------------- in any case
+
+
+@pytest.mark.parametrize("kind", [bool, int, float])
+def test_the_order_of_pictures_and_the_numbers_of_groups_do_not_matter(kind):
+    values, classes, groups = clustered(4)
+    order = np.random.default_rng(0).permutation(len(values))
+    expected = interval(values.astype(kind), classes, groups)
+    again = interval(values.astype(kind)[order], 9 - classes[order], 1000 - 7 * groups[order])
+    np.testing.assert_allclose(again, expected)
+
+
+@pytest.mark.parametrize("share", [0, 0.02, 0.5, 0.98, 1])
+def test_an_interval_of_accuracies_stays_within_0_and_1_and_holds_the_mean(share):
+    for seed in range(20):
+        _, classes, groups = clustered(seed, classes=2)
+        values = np.random.default_rng(seed).random((1 + seed % 3, len(groups))) < share
+        mean, low, high, _ = interval(values, classes, groups)
+        assert 0 <= low <= mean <= high <= 1 and low < high
+
+
+# ------------------------------------------------------------------------------- coverage
+
+NOISE = stats.norm.ppf((np.arange(200) + 0.5) / 200)  # in place of an integral
+REPETITIONS, CLASSES, GROUPS, PICTURES, SEEDS = 400, 20, 3, 10, 4
+
+
+def bootstrap(values, classes, groups):
+    """What is not wanted: whole groups drawn again, whatever their class; of seeds the mean."""
+    rng, sizes = np.random.default_rng(0), np.bincount(groups)
+    drawn = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), 200)
+    ends = [
+        np.quantile((drawn @ np.bincount(groups, one)) / (drawn @ sizes), [0.025, 0.975])
+        for one in np.atleast_2d(values)
+    ]
+    return 0, *np.mean(ends, axis=0), np.nan
+
+
+def coverage(way, target, class_effect):
+    """How often an interval holds what is true of these classes, whatever their groups."""
+    rng, held = np.random.default_rng(0), 0
+    classes = np.repeat(np.arange(CLASSES), GROUPS * PICTURES)
+    groups = np.repeat(np.arange(CLASSES * GROUPS), PICTURES)
+    for _ in range(REPETITIONS):
+        level = rng.normal(1, class_effect, CLASSES)
+        effect, other = rng.normal(0, 1, (2, CLASSES * GROUPS))
+        odds = np.repeat(level, GROUPS) + effect
+
+        def true(shift, spread=1.0, level=level):
+            return expit(level[:, None] + shift + spread * NOISE).mean()
+
+        def answers(shift, odds=odds):
+            return rng.random(len(groups)) < expit(odds + shift)[groups]
+
+        if target == "accuracy":
+            values, truth = answers(0), true(0)
+        elif target == "mean of seeds":
+            values = np.stack([answers(shift) for shift in rng.normal(0, 0.5, SEEDS)])
+            truth = true(0, (1 + 0.5**2) ** 0.5)
+        else:
+            rival = answers(0.3, np.repeat(level, GROUPS) + 0.6 * effect + 0.8 * other)
+            values, truth = rival - answers(0).astype(int), true(0.3) - true(0)
+        _, low, high, _ = way(values, classes, groups)
+        held += low <= truth <= high
+    return held / REPETITIONS
+
+
+@pytest.mark.parametrize("class_effect", [0, 2])
+@pytest.mark.parametrize("target", ["accuracy", "difference", "mean of seeds"])
+def test_the_interval_holds_the_truth_as_often_as_it_says(target, class_effect):
+    assert 0.92 < coverage(interval, target, class_effect) < 0.98  # 95 %, sd of the simulation 1 %
+
+
+def test_drawing_whole_groups_again_does_not():
+    assert coverage(bootstrap, "accuracy", 2) > 0.98  # too wide: classes are not drawn
+    assert coverage(bootstrap, "mean of seeds", 0) < 0.8  # other seeds are not meant
+
+
+# ------------------------------------------------------------------------------- many comparisons
+
+
+def test_holm_by_hand():
+    p = np.array([0.01, 0.04, 0.03, 0.005])  # 4 x 0.005, 3 x 0.01, 2 x 0.03, 1 x 0.04 but not less
+    np.testing.assert_allclose(holm(p), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm([0.3]), [0.3])
+    np.testing.assert_allclose(holm([0.6, 0.5, 1]), [1, 1, 1])
+    assert holm([]).shape == (0,)
+
+
+def test_holm_refuses_what_the_stepwise_procedure_refuses():
+    rng = np.random.default_rng(0)
+    for p in (rng.random(12) ** 4, np.repeat(rng.random(3) ** 4, 3)):
+        for level in (0.001, 0.01, 0.05, 0.2, 0.9):
+            rejected, left = set(), sorted(range(len(p)), key=lambda i: p[i])
+            while left and p[left[0]] <= level / len(left):
+                rejected.add(left.pop(0))
+            assert set(np.flatnonzero(holm(p) <= level)) == rejected
 
 
 # ------------------------------------------------------------------------------- classes
