@@ -179,8 +179,9 @@ class Logistic(Linear):
     standardize : bool
         Whether to bring each feature to mean 0 and variance 1 first; not with a prior.
     tolerance : float
-        L-BFGS stops when the squared norm of the gradient is below 2 strength tolerance: by the
-        penalty's strong convexity the loss is then about so near to its minimum, in nats.
+        L-BFGS stops when the squared norm of the gradient is below 2 min(strength, 1 / C)
+        tolerance: the loss is then about so near to its minimum, in nats, since the penalty is
+        strongly convex in V, and the loss in b.
 
     Warns
     -----
@@ -190,7 +191,7 @@ class Logistic(Linear):
 
     learns = True
 
-    def __init__(self, strengths, prior=None, standardize=True, tolerance=1e-5):
+    def __init__(self, strengths, prior=None, standardize=True, tolerance=1e-4):
         self.candidates = _strengths(strengths)
         self.grid = (len(self.candidates),)
         self.prior, self.standardize = prior, standardize and prior is None
@@ -219,7 +220,7 @@ class Logistic(Linear):
             return loss.item(), last.copy()
 
         def stop(flat):
-            if last @ last <= 2 * strength * self.tolerance:
+            if last @ last <= 2 * min(strength, 1 / classes) * self.tolerance:
                 raise StopIteration
 
         flat, self.heads_, last = np.zeros(size + classes), [], np.zeros(size + classes)

@@ -48,15 +48,15 @@ def interval(values, classes, groups):
     -----
     A class with one group cannot tell how its groups vary: it gets the others' share; where every
     class has one, the classes stand for groups. If nothing varies, each group counts as one
-    picture; a difference always varies as if two more groups disagreed half the time (Agresti and
-    Min, Simple improved confidence intervals for comparing matched proportions, 2005).
+    picture; a difference varies at least as if two more groups disagreed half the time (as Agresti
+    and Min, Simple improved confidence intervals for comparing matched proportions, 2005).
     """
     kind, seeds = np.asarray(values).dtype.kind, np.atleast_2d(values).astype(float)
     each = seeds.mean(0)
     mean, pictures = float(each.mean()), len(each)
     variance, units, freedom = _between_groups(each, classes, groups)
     if kind == "i":
-        variance += 1 / (units + 2) ** 2
+        variance = max(variance, 1 / (units + 2) ** 2)
     if len(seeds) > 1 and (drawn := seeds.mean(1).var(ddof=1) / len(seeds)):
         parts = variance**2 / freedom + drawn**2 / (len(seeds) - 1)  # Satterthwaite
         variance, freedom = variance + drawn, (variance + drawn) ** 2 / parts

@@ -287,7 +287,8 @@ class Study:
     def differences(self, column, values, name=None, **where):
         """Add the paired differences of answers, picture by picture: "top-1 difference".
 
-        Of several seeds it is the difference of the means.
+        Of several seeds it is the difference of the means. Where the second did not learn from k
+        pictures a class, as zero-shot does not, it is compared with each k.
 
         Parameters
         ----------
@@ -307,15 +308,20 @@ class Study:
                 if not (where | {column: first}).items() <= at.items():
                     continue
                 same = {key: value for key, value in at.items() if key not in free}
-                less = [
-                    one.right.astype(int)
-                    - self.answers(**same, **{column: second}, seed=seed).right
-                    for seed, one in drawn.items()
-                ]
+                less = []
+                for seed, one in drawn.items():
+                    rival = self._rival(same | {column: second, "seed": seed})
+                    less.append(one.right.astype(int) - rival.right)
                 row = same | {column: name or f"{first} − {second}"}
                 row["seed"] = None if len(drawn) > 1 else next(iter(drawn))
                 rows = next(iter(drawn.values())).rows
                 self.add("top-1 difference", np.stack(less), rows, **row)
+
+    def _rival(self, where):
+        try:
+            return self.answers(**where)
+        except KeyError:
+            return self.answers(**where | {"shots": None, "seed": None})
 
     def table(self, every_seed=False, **where):
         """The results as tidy rows, those that match ``where``: DataFrame.
