@@ -3,15 +3,13 @@
     python benchmarks/looks.py            # writes benchmarks/looks.csv and pics/looks.jpg
 
 Pictures of one group (one fruit, one day, one camera) on both sides of a split make memory look
-like vision, and most folders name no groups. Here groups are guessed: within each class pictures
-are clustered by how they look (10x10 raw pixels less the mean of all pictures, average linkage on
-the cosine distance), and whole clusters, "looks", are held out in turn. That is cluster-based
-cross-validation (Spezia et al. 2025, arXiv 2507.22299); the look is never that of an encoder which
-is judged. Three data sets tell how near the estimate comes to the truth: two with named clips, and
-one with a test part of other times and places, which chose nothing here. Those beside the
-repository (../shared) are left out where they are absent.
+like vision, and most folders name no groups. The split ``by_look`` guesses them: within each class
+pictures are clustered by how they look, and whole clusters, "looks", are held out in turn. Three
+data sets tell how near that comes to the truth: two with named groups, and one with a test part of
+other times and places, whose training part alone is split here and which chose nothing, neither
+the look nor its number. Those beside the repository (../shared) are left out where they are absent.
 
-Ridge regression, its strength chosen on one further fold of the same kind.
+Ridge regression, its strength chosen on validation pictures of each split's own kind.
 """
 
 from pathlib import Path
@@ -20,10 +18,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import PercentFormatter
-from scipy.cluster.hierarchy import fcluster, linkage
 
 import cliphelpers as ch
-from cliphelpers.splits import Fold
+from cliphelpers.splits import by_look, random
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -34,50 +31,8 @@ ENCODERS = [
     f"timm:tf_efficientnet_lite0@{WEIGHTS / 'tf_efficientnet_lite0.safetensors'}",
 ]
 DEIT = SHARED / "weights" / "deit_tiny_patch16_224.safetensors"
-STRENGTHS = [10.0**power for power in range(1, -7, -1)]
-FOLDS = 5
-
-
-def looks(pixels, labels, count):
-    """A number for each picture's look within its class.
-
-    Parameters
-    ----------
-    pixels : float array, shape (N, D)
-        Of small pictures.
-    labels : array of str, shape (N,)
-    count : int
-        Looks a class, or as many as it has pictures.
-
-    Returns
-    -------
-    int array, shape (N,)
-        From 0 on.
-    """
-    pixels, found = pixels - pixels.mean(0), np.zeros(len(pixels), int)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        if len(rows) > 1:
-            tree = linkage(pixels[rows], "average", metric="cosine")
-            found[rows] = fcluster(tree, min(count, len(rows)), "maxclust") - 1
-    return found
-
-
-def turns(parts, labels):
-    """The fold in which each picture is tested, if whole parts of each class are held out in turn.
-
-    The classes begin at different folds, so that the folds have about one size.
-    """
-    shift = np.unique(labels, return_inverse=True)[1]
-    return (parts + shift) % FOLDS
-
-
-def folds(turn):
-    """A Fold for each turn: tested on it, chosen on the next, learnt from the rest."""
-    for number in range(FOLDS):
-        following = (number + 1) % FOLDS
-        parts = ~np.isin(turn, [number, following]), turn == following, turn == number
-        yield Fold(*map(np.flatnonzero, parts))
+STRENGTHS = [10.0**power for power in range(3, -8, -1)]
+COUNTS = [3, 5, 8]  # looks a class
 
 
 def accuracy(X, y, some):
@@ -111,19 +66,14 @@ def data_sets():
 def measure(name, index, truth):
     """Rows of the table: for each encoder what each way of splitting says."""
     learnt = np.flatnonzero(index.split != "test") if name == "grocery" else np.arange(len(index))
-    y, labels = ch.targets(index), index.label.to_numpy()[learnt]
-    pixels = ch.raw_pixels(10)
+    part, y = index.iloc[learnt].reset_index(drop=True), ch.targets(index)
+    ways = {"random": random(part)}
+    ways |= {f"{count} looks a class": by_look(part, count=count) for count in COUNTS}
     specs = ENCODERS + ([f"timm:deit_tiny_patch16_224@{DEIT}"] if DEIT.exists() else [])
-    small = ch.extract_features(pixels, index)[learnt]
-    drawn = np.random.default_rng(0).permutation(len(learnt))
-    ways = {"random": drawn % FOLDS}
-    for count in (3, 5, 8):
-        ways[f"{count} looks a class"] = turns(looks(small, labels, count), labels)
-    for encoder in [pixels, *map(ch.load_encoder, specs)]:
+    for encoder in [ch.raw_pixels(10), *map(ch.load_encoder, specs)]:
         X = ch.extract_features(encoder, index)
         row = {"dataset": name, "encoder": encoder.name, "truth": accuracy(X, y, truth)}
-        for way, turn in ways.items():
-            row[way] = accuracy(X[learnt], y[learnt], folds(turn))
+        row |= {way: accuracy(X[learnt], y[learnt], some) for way, some in ways.items()}
         print(row, flush=True)
         yield row
 

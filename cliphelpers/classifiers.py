@@ -273,8 +273,8 @@ def fit_chosen(classifier, X, y, fold):
     Returns
     -------
     classifier
-        A new one, with the chosen candidate alone. Its ``chosen_`` is the candidate's number, and
-        ``at_edge_`` says whether that is at an end of the grid with validation better there than
+        A new one, with the chosen candidate alone. Its ``chosen_`` says which, and
+        ``at_edge_`` whether that is at an end of the grid with validation better there than
         beside it: the best may lie further out.
     """
     classes, best, chosen = int(y.max()) + 1, 0, copy.copy(classifier)
@@ -287,7 +287,9 @@ def fit_chosen(classifier, X, y, fold):
     first = 0 if isinstance(classifier, Logistic) else best  # along the path that chose
     chosen.candidates = classifier.candidates[first : best + 1]
     chosen.fit(X[fold.fit], y[fold.fit], classes)
-    chosen.candidates, chosen.chosen_ = chosen.candidates[-1:], best
+    chosen.candidates, chosen.chosen_ = chosen.candidates[-1:], f"candidate {best + 1}"
+    if classifier.grid:
+        chosen.chosen_ = ", ".join(f"{value:g}" for value in np.atleast_1d(chosen.candidates[0]))
     if isinstance(classifier, Logistic):
         chosen.heads_ = chosen.heads_[-1:]
     return chosen

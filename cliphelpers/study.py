@@ -72,14 +72,6 @@ class _Question:
             tests += [rows for fold in self.folds for rows in (fold.train, fold.val, fold.fit)]
         return np.unique(np.concatenate(tests))
 
-    def candidate(self, number):
-        """The candidate that was chosen, in words: str."""
-        candidate = self.classifier.candidates[number]
-        values = candidate if isinstance(candidate, tuple) else (candidate,)
-        if self.classifier.grid:
-            return ", ".join(f"{value:g}" for value in values)
-        return f"candidate {number + 1}"
-
 
 class Study:
     """An experiment: what is asked, what was answered, and the tidy rows of its results.
@@ -146,10 +138,9 @@ class Study:
         most = min(np.bincount(self.y[fold.fit]).min() for fold in folds)
         if most < min(shots):
             raise ValueError(f"k = {min(shots)} is too much: a class has {most} pictures to learn")
-        if (out := [k for k in shots if k > most]) and out != self._drawn.setdefault("out", None):
-            self._drawn["out"] = out
-            words = f"A class has {most} pictures to learn from in a fold: without k = "
-            warnings.warn(words + ", ".join(map(str, out)), stacklevel=3)
+        if most < max(shots):
+            words = f"A class has {most} pictures to learn from in a fold: without larger k"
+            warnings.warn(words, stacklevel=3)
         return [k for k in shots if k <= most]
 
     def _draw(self, *fold_k_seed):
@@ -204,7 +195,7 @@ class Study:
         """Add the answers on one fold; once all folds of its split are there, the rows."""
         encoder, chosen = question.encoder, question.chosen
         if len(question.classifier.candidates) > 1:
-            chosen = question.candidate(int(arrays["chosen"]))
+            chosen = str(arrays["chosen"])
         for fold, told in zip(question.folds, arrays["predicted"], strict=True):
             where = (fold.split, encoder.name, encoder.features, question.method, fold.shots)
             parts = self._parts.setdefault((where, fold.seed), {})
@@ -280,7 +271,8 @@ class Study:
         mean, low, high, p = interval(values, classes, self._groups[rows])
         _, *wider, _ = interval(values, 0 * classes, classes)
         here = {"experiment": self.name, "dataset": self.index.attrs["name"], "metric": metric}
-        row = {"value": mean, "low": low, "high": high, "n": len(rows), "p": p}
+        row = {"value": mean, "low": low, "high": high, "n": len(rows)}
+        row["p"] = p if metric.endswith("difference") else None
         row |= dict(zip(["low_classes", "high_classes"], wider, strict=True))
         self._rows[(metric, *map(where.get, WHERE))] = here | where | row
 
@@ -342,11 +334,10 @@ class Study:
         """
         table = pd.DataFrame(self._rows.values(), columns=COLUMNS)
         table = table.astype({"shots": "Int64", "seed": "Int64", "verdict": object})
-        compared = table.metric.str.endswith("difference")
-        for _, some in table[compared].groupby("metric"):
-            sign = np.where(holm(some.p) < 1 - LEVEL, np.sign(some.value), 0)
+        for _, some in table.dropna(subset="p").groupby("metric"):
+            decided = np.where(holm(some.p) < 1 - LEVEL, np.sign(some.value), 0)
             words = {-1: "worse", 0: "not decided", 1: "better"}
-            table.loc[some.index, "verdict"] = pd.Series(sign, some.index).map(words)
+            table.loc[some.index, "verdict"] = [words[sign] for sign in decided]
         if not every_seed:
             key = ["metric", *WHERE[:-1]]
             mean = table.seed.isna().groupby([table[name] for name in key], dropna=False)
