@@ -11,7 +11,9 @@ _PARTS = {  # the words of Hugging Face's datasets
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "dev": "val", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
-_NO_MATTER = re.compile(r"((data)?sets?|data|splits?|images?|imgs?|pictures?|pics?|photos?)\b")
+_NO_MATTER = re.compile(  # at the end of a word, as in "trainset"
+    r"((data)?sets?|data|splits?|parts?|folder|files|images?|imgs?|pictures?|pics?|photos?)\b"
+)
 _FRUITS_360 = re.compile(r"(?:(r\d*)_)?\d+(_100)?(?:_\w+)?\.\w+")
 
 

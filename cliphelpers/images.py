@@ -21,9 +21,8 @@ with suppress(ImportError):  # iPhones' format, where its reader is installed
     pillow_heif.register_heif_opener()
 
 _NOT_DATA = re.compile(  # hidden, or made by Synology, QNAP, macOS or Windows for themselves
-    r"\..*|@eadir|@tmp|[@#$]recycle(\.bin)?|#snapshot|__macosx|icon\r|lost\+found|"
-    r"(eh)?thumbs\.db|desktop\.ini|system volume information",
-    re.IGNORECASE,
+    r"(?i)\..*|@eadir|@tmp|[@#$]recycle(\.bin)?|#snapshot|__macosx|icon\r|lost\+found|"
+    r"(eh)?thumbs\.db|desktop\.ini|system volume information"
 )
 _HEIC = ".heic", ".heif"
 _SMALLEST_SIDE, _LARGEST_SIDE, _LONGEST_RATIO = 8, 10_000, 8

@@ -71,6 +71,8 @@ def test_fruits_360(tmp_path):
         ("trainset", "valset", "testdata"),
         ("train2017", "val2017", "test2017"),
         ("Train Data", "eval-data", "Validation Data"),
+        ("train_imgs", "valid_pics", "test_folder"),
+        ("train224x224", "val224x224", "test224x224"),
         ("fruits_train", "fruits_valid", "fruits_test"),
         ("1 früchte training", "2 früchte dev", "3 früchte evaluation"),
     ],
