@@ -27,11 +27,11 @@ def read_table(file):
         It is no such file, or a line has more cells than the first.
     """
     try:
-        with open(file, encoding="utf-8-sig") as text:
+        with open(file, encoding="utf-8") as text:
             separator = max(",;\t|", key=text.readline().count)
         table = pd.read_csv(
-            file, sep=separator, encoding="utf-8-sig", header=None, dtype=str,
-            keep_default_na=False, skipinitialspace=True, skip_blank_lines=False,
+            file, sep=separator, header=None, dtype=str, keep_default_na=False,
+            skipinitialspace=True, skip_blank_lines=False,
         )  # fmt: skip
     except ValueError as error:  # pandas' errors and wrong encodings are among them
         raise ValueError(f"{file} is no CSV table in UTF-8: {error}") from error

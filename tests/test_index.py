@@ -261,6 +261,11 @@ def test_the_clips_of_every_edition_of_fruits_360_in_one_class(tmp_path, name, c
     assert list(index["group"][index.label == "Kiwi"]) == ["r0", "r0", "r1", "r1"]
 
 
+def test_numbers_alone_are_of_clip_r0_beside_as_many_that_are_not(tmp_path):
+    tree(tmp_path, *(f"{c}/{clip}{i}.jpg" for c in "ab" for clip in ("", "r_") for i in range(3)))
+    assert index_images(tmp_path)["group"].value_counts().to_dict() == {"r0": 6, "r1": 6}
+
+
 @pytest.mark.parametrize("odd", ["IMG_1234.jpg", "photo.jpg", "r2-7_100.jpg"])
 def test_one_odd_name_of_96_is_said_and_has_no_group(tmp_path, odd):
     names = [f"{clip}{i}_100.jpg" for clip in ("", "r_", "r2_") for i in range(16)]
@@ -556,6 +561,7 @@ def test_prompt_names_by_rule(label, name):
         "label,name\nApple Golden 1,golden apple\n",
         "label;name\nApple Golden 1;golden apple\n",
         "\ufeffname\tlabel\ngolden apple\tApple Golden 1\n",
+        '\ufeff"label";"name"\n"Apple Golden 1";"golden apple"\n',
         'label,name\n"Apple Golden 1 ", golden apple \nApple Golden 1,golden apple\n',
     ],
 )
