@@ -52,7 +52,7 @@ def from_folders(root):
         raise ValueError(
             f"{root} has no class folder with pictures to learn from ({len(inside)} pictures in "
             "all): expected a folder for each class, or train/ and test/ folders that hold such "
-            "folders; or give a CSV file with the columns path and label"
+            "folders. If it is one class, give the folder above; else a CSV file of path and label"
         )
     deep = index[~index.folder.isin(index.path.map(os.path.dirname))]
     if len(deep):  # the folder is probably one level too high
@@ -101,4 +101,4 @@ def _groups(index):
     odd = index.path[fruits & names.isna()]
     tell("Pictures without a group, not named <clip>_<frame> as others of their class", odd)
     clips = names[fruits].dropna().map(lambda name: {None: "r0", "r": "r1"}.get(name[1], name[1]))
-    return clips.reindex(index.index, fill_value="")
+    return clips.reindex(index.index, fill_value="").astype(str)

@@ -193,9 +193,9 @@ def found(folder):
     return [os.path.relpath(path, folder) for path in find_images(folder)]
 
 
-def save(path, format, mode="RGB"):
+def save(path, format):
     """A small picture under a name that need not fit its format."""
-    Image.new(mode, (9, 9), 200).save(path, format)
+    Image.new("1" if format == "MSP" else "RGB", (9, 9), 200).save(path, format)
 
 
 @pytest.mark.parametrize(
@@ -203,9 +203,9 @@ def save(path, format, mode="RGB"):
     [
         ("a.jfif", "JPEG"), ("a.jpe", "JPEG"), ("a.JPG", "JPEG"), ("a.png", "PNG"),
         ("a.apng", "PNG"), ("a.webp", "WEBP"), ("a.tif", "TIFF"), ("a.j2k", "JPEG2000"),
-        ("a.dib", "DIB"), ("a.tga", "TGA"), ("a.pcx", "PCX"), ("a.mpo", "MPO"), ("a.ico", "ICO"),
+        ("a.dib", "DIB"), ("a.tga", "TGA"), ("a.pcx", "PCX"), ("a.mpo", "MPO"), ("a.sgi", "SGI"),
         # by what is in them
-        ("a.qoi", "QOI"), ("a.dds", "DDS"), ("a.fourth", "QOI"),
+        ("a.dds", "DDS"), ("a.msp", "MSP"), ("a.other", "DDS"),
         ("a", "JPEG"), ("b", "TIFF"), ("c", "PNG"), ("1234567", "WEBP"),
         ("a.jpg_original", "JPEG"), ("photo.jpeg.1", "JPEG"), ("a.bin", "GIF"), ("v1.0", "PNG"),
     ],
