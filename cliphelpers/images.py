@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import re
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -18,9 +20,11 @@ with suppress(ImportError):  # iPhones' format, where its reader is installed
 
     pillow_heif.register_heif_opener()
 
-_SUFFIXES = frozenset(
-    ".jpg .jpeg .png .bmp .gif .webp .tif .tiff .ppm .pgm .jp2 .avif .heic .heif".split()  # noqa: SIM905
+_NOT_DATA = re.compile(  # hidden, or made by Synology, QNAP, macOS or Windows for themselves
+    r"(?i)\..*|@eadir|@tmp|[@#$]recycle(\.bin)?|#snapshot|__macosx|icon\r|lost\+found|"
+    r"(eh)?thumbs\.db|desktop\.ini|system volume information"
 )
+_HEIC = ".heic", ".heif"
 _SMALLEST_SIDE, _LARGEST_SIDE, _LONGEST_RATIO = 8, 10_000, 8
 
 
@@ -31,8 +35,10 @@ class ImageError(ValueError):
 def read_image(path):
     """Decode one picture to 8-bit RGB, as a person sees it.
 
-    The EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled to
-    8 bits, palettes, grey and CMYK are converted; of an animation the first frame is taken.
+    The EXIF rotation is applied, transparency is laid on white, palettes, grey and CMYK are
+    converted; of an animation the first frame is taken. Grey levels in 16 or 32 bits are scaled to
+    8 by the least of 8, 12 and 16 bits that holds the picture's highest: most files do not say
+    how many of their bits they use.
 
     Parameters
     ----------
@@ -47,19 +53,28 @@ def read_image(path):
     ------
     ImageError
         The file is missing, no picture, truncated, too large or in a format that Pillow
-        cannot read here.
+        cannot read here; its levels are floats, negative or over 16 bits, or a colour picture of
+        16 bits uses 12 at most, of which Pillow drops too many.
     """
     try:
-        with Image.open(path) as picture:
-            return _to_rgb(ImageOps.exif_transpose(picture))
+        with Image.open(path) as file:
+            halved = re.search("(RGB[AX]?|LA);16", str(file.tile))  # by Pillow: 16 bits to 8
+            picture = ImageOps.exif_transpose(file)
+            if halved and max(high for _, high in picture.getextrema()[:3]) < 16:
+                raise ValueError("its 16 bits a colour hold 12 at most; save it with 8 or all 16")
+            return _to_rgb(picture)
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise ImageError(f"Cannot read {path}: {_reason(path, error)}") from error
 
 
 def _to_rgb(picture):
-    if picture.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
-        grey = np.asarray(picture).astype(np.int64) >> 8  # 16 bits to 8
-        picture = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+    if picture.mode.startswith("I"):
+        levels = np.asarray(picture).astype(np.int64)
+        low, high = levels.min(), levels.max()
+        if low < 0 or high >= 2**16:
+            raise ValueError(f"its levels go from {low} to {high}; save it with 8 or 16 bits")
+        bits = next(bits for bits in (8, 12, 16) if high < 2**bits)
+        picture = Image.fromarray((levels >> (bits - 8)).astype(np.uint8))
     if picture.has_transparency_data:
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture.convert("RGBA"))
@@ -71,7 +86,7 @@ def _to_rgb(picture):
 def _reason(path, error):
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if Path(path).suffix.lower() in (".heic", ".heif"):
+    if Path(path).suffix.lower() in _HEIC:
         return "convert it to JPEG, or install what reads HEIC: pip install pillow-heif"
     if isinstance(error, Image.UnidentifiedImageError):
         return "the file is empty" if os.path.getsize(path) == 0 else "the file is no picture"
@@ -79,23 +94,63 @@ def _reason(path, error):
 
 
 def find_images(folder):
-    """Paths of the pictures in a folder and below, sorted; hidden files and folders are ignored.
+    """Paths of the pictures in a folder and below, sorted.
+
+    A picture is what has the name of one, by Pillow's list of extensions, and under any other name
+    what Pillow can read. Hidden files and folders and those that systems make for themselves
+    (``@eaDir``, ``__MACOSX``, ``Thumbs.db`` and the like) are ignored; what else is left out is
+    counted in a warning.
 
     Raises
     ------
     OSError
         A folder cannot be read.
     """
+    files = {path: _is_picture(path) for path in _walk(folder)}
+    tell("Files left out, no pictures", [path for path, known in files.items() if not known])
+    return sorted(path for path, known in files.items() if known)
 
-    def refuse(error):
-        raise error
 
-    found = []
-    for directory, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if name[0] != "."]
-        names = [name for name in files if Path(name).suffix.lower() in _SUFFIXES]
-        found += [os.path.join(directory, name) for name in names if name[0] != "."]
-    return sorted(found)
+def _walk(folder, above=()):
+    real = os.path.realpath(folder)
+    if real in above:  # a link to a folder that it lies in
+        yield folder
+        return
+    for path in entries(folder):
+        if os.path.isdir(path):
+            yield from _walk(path, (*above, real))
+        else:
+            yield path
+
+
+def entries(folder):
+    """Paths of what is in a folder, without what is hidden or a system's own: list of str."""
+    with os.scandir(folder) as found:
+        return [one.path for one in found if not _NOT_DATA.fullmatch(one.name)]
+
+
+def tell(what, cases):
+    """One warning that counts the cases of something and names one; none if there are none."""
+    if len(cases):
+        warnings.warn(f"{what}: {len(cases)}, such as {min(cases)}", stacklevel=3)
+
+
+def _is_picture(path):
+    suffix = Path(path).suffix.lower()
+    if suffix in _HEIC or _of_pictures(Image.registered_extensions().get(suffix)):
+        return True
+    with suppress(Exception):  # as in read_image
+        if os.path.isfile(path):
+            with Image.open(path) as picture:
+                if _of_pictures(picture.format):  # a TIFF can be a camera's raw file or a slide,
+                    return not suffix or picture.format != "TIFF"  # with a small preview
+                return bool(picture.load())
+    return False
+
+
+def _of_pictures(format):
+    """Is it one of Pillow's formats for pictures (not MPEG, PDF, HDF5, …)?"""
+    return Image.MIME.get(format, "").startswith("image/")
 
 
 def digests(paths):

@@ -34,7 +34,7 @@ from cliphelpers.encoders.load import load_encoder
 from cliphelpers.encoders.preprocess import Preprocess
 from cliphelpers.features import extract_features
 from cliphelpers.images import ImageError, read_image
-from cliphelpers.index import index_images, prompt_names, summary, targets
+from cliphelpers.index import index_images, prompt_names, summary
 from cliphelpers.parallel import in_parallel
 from cliphelpers.splits import Fold, few_shot, make_splits
 from cliphelpers.study import Study
@@ -109,18 +109,34 @@ def test_a_name_of_any_bytes_goes_all_the_way(tmp_path, draw, name):
 
 def test_links_in_a_circle(tmp_path, draw):
     draw("data/a/1.png")
-    draw("data/b/deep/2.png", seed=2)
+    draw("data/b/2.png", seed=2)
     data = tmp_path / "data"
-    (data / "a" / "up").symlink_to(data)  # below a class: not followed
+    (data / "a" / "up").symlink_to(data)
     (data / "one").symlink_to(data / "other")
     (data / "other").symlink_to(data / "one")
-    assert list(index_images(data).label) == ["a", "b"]
-    (data / "b" / "self.png").symlink_to(data / "b" / "self.png")
-    with pytest.raises(ImageError, match=r"self.png: Too many levels of symbolic links"):
-        extract_features(raw_pixels(4), index_images(data), cache=tmp_path / "cache")
+    (data / "a" / "to b").symlink_to(data / "b")
+    (data / "b" / "to a").symlink_to(data / "a")
+    with pytest.warns(UserWarning, match="Files left out, no pictures: 6, such as .*data/a/"):
+        index = index_images(data)
+    names = ["a/1.png", "a/to b/2.png", "b/2.png", "b/to a/1.png"]
+    assert list(index.path) == [str(data / name) for name in names]
     (data / "c").symlink_to(data)
-    with pytest.raises(ValueError, match="data/c is a link to a folder that it lies in: remove"):
-        index_images(data)
+    with (
+        pytest.warns(
+            UserWarning, match="Files left out, no pictures: 7, such as .*data/a/to b/to a"
+        ),
+        pytest.warns(UserWarning, match="Class folders left out, without a picture: 1, .*data/c"),
+    ):
+        assert list(index_images(data).path) == [str(data / name) for name in names]
+
+
+def test_a_link_to_itself_is_named(tmp_path, draw):
+    draw("data/a/1.png")
+    draw("data/b/2.png", seed=2)
+    (tmp_path / "data" / "b" / "self.png").symlink_to(tmp_path / "data" / "b" / "self.png")
+    with pytest.raises(ImageError, match=r"self.png: Too many levels of symbolic links"):
+        index = index_images(tmp_path / "data")
+        extract_features(raw_pixels(4), index, cache=tmp_path / "cache")
 
 
 def test_a_link_to_a_folder_elsewhere_is_a_class_like_any_other(tmp_path, draw):
@@ -153,10 +169,11 @@ def test_a_single_class_is_refused(tmp_path, draw):
     draw("data/cat/1.png")
     draw("data/cat/2.png", seed=1)
     (tmp_path / "data" / "dog").mkdir()
-    with pytest.warns(UserWarning, match="dog is empty and is left out"):
-        index = index_images(tmp_path / "data")
-    with pytest.raises(ValueError, match="All pictures are of one class, 'cat': there must be two"):
-        targets(index)
+    with (
+        pytest.warns(UserWarning, match="Class folders left out, without a picture: 1, .*dog"),
+        pytest.raises(ValueError, match="data are of one class, 'cat': there must be two to tell"),
+    ):
+        index_images(tmp_path / "data")
 
 
 def test_classes_of_one_picture_each_cannot_be_tested(tmp_path, draw):

@@ -1,10 +1,14 @@
 """cliphelpers.images on real small files of every kind."""
 
+import os
+import struct
+
 import numpy as np
 import pytest
+import tifffile  # scikit-image brings it
 from PIL import Image
 
-from cliphelpers.images import ImageError, check_images, read_image
+from cliphelpers.images import ImageError, check_images, find_images, read_image
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -93,11 +97,75 @@ def test_half_transparent_grey_is_mixed_with_white(tmp_path):
         (np.array([[0, 255, 256, 33023, 65535]], np.uint16), "deep.png", [0, 0, 1, 128, 255]),
         (np.array([[0, 255, 256, 33023, 65535]], np.uint16), "deep.tif", [0, 0, 1, 128, 255]),
         (np.array([[0, 255, 256, 33023, 65535]], np.uint16), "deep.pgm", [0, 0, 1, 128, 255]),
+        (np.array([[0, 255, 256, 33023, 65535]], np.uint16), "deep.jp2", [0, 0, 1, 128, 255]),
+        (np.array([[0, 255, 256, 33023, 65535]], np.int32), "deep.tif", [0, 0, 1, 128, 255]),
+        (np.array([[0, 4096]], np.uint16), "deep.png", [0, 16]),
+        # all fits in 8 bits: the numbers as they are
+        (np.array([[0, 1, 100, 255]], np.uint16), "shallow.png", [0, 1, 100, 255]),
+        (np.array([[0, 1, 100, 255]], np.uint16), "shallow.tif", [0, 1, 100, 255]),
+        (np.array([[0, 1, 100, 255]], np.uint16), "shallow.pgm", [0, 1, 100, 255]),
+        (np.array([[0, 1, 100, 255]], np.int32), "shallow.tif", [0, 1, 100, 255]),
+        (np.array([[0, 1, 100, 255]], np.uint32), "shallow.tiff", [0, 1, 100, 255]),
+        # all fits in the 12 bits of many cameras: the upper eight of them, 0x80F = 2063 -> 0x80
+        (np.array([[0, 256, 2063, 4095]], np.uint16), "camera.png", [0, 16, 128, 255]),
+        (np.array([[0, 256, 2063, 4095]], np.uint16), "camera.tif", [0, 16, 128, 255]),
+        (np.array([[0, 256, 2063, 4095]], np.int32), "camera.tif", [0, 16, 128, 255]),
     ],
 )
 def test_grey_pictures_of_any_depth(tmp_path, stored, name, expected):
-    Image.fromarray(stored).save(tmp_path / name)
+    if stored.dtype == np.uint32:  # Pillow cannot write them
+        tifffile.imwrite(tmp_path / name, stored)
+    else:
+        Image.fromarray(stored).save(tmp_path / name)
     assert pixels(tmp_path / name).tolist() == [[[value] * 3 for value in expected]]
+    assert check_images([tmp_path / name]).problem.tolist() == [f"odd size {len(expected)}x1"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "found"),
+    [
+        (np.array([[-1, 200]], np.int32), "from -1 to 200"),
+        (np.array([[-1000, 3000]], np.int16), "from -1000 to 3000"),  # as of tomography
+        (np.array([[0, 65536]], np.int32), "from 0 to 65536"),
+        (np.array([[0, 10**9]], np.uint32), "from 0 to 1000000000"),
+    ],
+)
+def test_levels_without_a_known_range_are_refused(tmp_path, stored, found):
+    tifffile.imwrite(tmp_path / "a.tif", stored)
+    with pytest.raises(
+        ImageError, match=f"a.tif: its levels go {found}; save it with 8 or 16 bits"
+    ):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("extra", [{}, {"compression": "zlib"}, {"extrasamples": ["unassalpha"]}])
+@pytest.mark.parametrize("highest", [200, 255, 4095, 65535])
+def test_16_bit_colours_that_pillow_would_make_black_are_refused(tmp_path, extra, highest):
+    stored = np.full((9, 9, 3 + len(extra.get("extrasamples", []))), 65535, np.uint16)
+    stored[..., :3] = highest
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", **extra)
+    if highest == 65535:
+        assert (pixels(tmp_path / "a.tif") == 255).all()
+    else:
+        with pytest.raises(ImageError, match="a.tif: its 16 bits a colour hold 12 at most; save"):
+            read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (3, 9, 15)])
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp"])
+def test_dark_pictures_of_8_bits_stay_dark(tmp_path, colour, name):
+    Image.new("RGB", (9, 9), colour).save(tmp_path / name)
+    assert np.abs(pixels(tmp_path / name).astype(int) - colour).max() < 3
+
+
+def test_16_bit_colours_are_halved_and_16_bit_bitmaps_are_colours(tmp_path):
+    stored = np.array([[[65535, 0, 256], [32768, 255, 4096]]], np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb")
+    assert pixels(tmp_path / "a.tif").tolist() == [[[255, 0, 1], [128, 0, 16]]]
+    header = struct.pack("<2sIII", b"BM", 58, 0, 54)  # 5, 5 and 5 bits of a pixel
+    header += struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 0, 4, 0, 0, 0, 0)
+    (tmp_path / "a.bmp").write_bytes(header + struct.pack("<HH", 1 << 10, 1))
+    assert pixels(tmp_path / "a.bmp").tolist() == [[[8, 0, 0], [0, 0, 8]]]
 
 
 def test_cmyk_jpeg(tmp_path):
@@ -116,6 +184,72 @@ def test_floats_are_refused_with_advice(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(ImageError, match=r"a\.tif: its pixels are floats .* 8 or 16 bits"):
         read_image(tmp_path / "a.tif")
+
+
+# ------------------------------------------------------------------------------- finding
+
+
+def found(folder):
+    return [os.path.relpath(path, folder) for path in find_images(folder)]
+
+
+def save(path, format):
+    """A small picture under a name that need not fit its format."""
+    Image.new("1" if format == "MSP" else "RGB", (9, 9), 200).save(path, format)
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("a.jfif", "JPEG"), ("a.jpe", "JPEG"), ("a.JPG", "JPEG"), ("a.png", "PNG"),
+        ("a.apng", "PNG"), ("a.webp", "WEBP"), ("a.tif", "TIFF"), ("a.j2k", "JPEG2000"),
+        ("a.dib", "DIB"), ("a.tga", "TGA"), ("a.pcx", "PCX"), ("a.mpo", "MPO"), ("a.sgi", "SGI"),
+        # by what is in them
+        ("a.dds", "DDS"), ("a.msp", "MSP"), ("a.other", "DDS"),
+        ("a", "JPEG"), ("b", "TIFF"), ("c", "PNG"), ("1234567", "WEBP"),
+        ("a.jpg_original", "JPEG"), ("photo.jpeg.1", "JPEG"), ("a.bin", "GIF"), ("v1.0", "PNG"),
+    ],
+)  # fmt: skip
+def test_whatever_pillow_can_open_is_found_and_read(tmp_path, name, format):
+    save(tmp_path / name, format)
+    assert found(tmp_path) == [name]
+    assert pixels(tmp_path / name).shape == (9, 9, 3)
+
+
+def test_names_of_pictures_are_not_opened(tmp_path):
+    names = ["a.jpg", "b.JFIF", "c.heic", "d.webp", "e.tiff", "f.HEIF"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert found(tmp_path) == names
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a.txt": b"hello", "b.csv": b"path,label\n", "README": b"# Pictures", "LICENSE": b""},
+        {"a.mpg": b"\0\0\1\xb3\x16\0\xf0\xc4" + bytes(99)},  # Pillow knows it, and reads none
+        {"a.mp4": b"\0\0\0\x18ftypmp42" + bytes(99), "a.pdf": b"%PDF-1.7\n", "a.svg": b"<svg/>"},
+        {"a.h5": b"\x89HDF\r\n\x1a\n" + bytes(99), "a.grib": b"GRIB\0\0\0\1" + bytes(99)},
+        {"a.jpg.part": b"\xff\xd8\xff", "b": bytes(99), "c.json": b"{}"},
+    ],
+)
+def test_what_is_no_picture_is_counted_and_said_in_one_warning(tmp_path, content):
+    save(tmp_path / "z.png", "PNG")
+    for name, text in content.items():
+        (tmp_path / name).write_bytes(text)
+    with pytest.warns(UserWarning) as told:
+        assert found(tmp_path) == ["z.png"]
+    first = tmp_path / min(content)
+    expected = f"Files left out, no pictures: {len(content)}, such as {first}"
+    assert [str(one.message) for one in told] == [expected]
+
+
+@pytest.mark.parametrize("name", ["a.nef", "a.dng", "a.CR2", "a.svs", "a.arw"])
+def test_raw_files_and_slides_are_not_read_as_their_small_previews(tmp_path, name):
+    save(tmp_path / "a.jpg", "JPEG")
+    save(tmp_path / name, "TIFF")  # which they are built on
+    with pytest.warns(UserWarning, match=f"Files left out, no pictures: 1, such as .*{name}"):
+        assert found(tmp_path) == ["a.jpg"]
 
 
 NAMES = ["two words.png", 'it\'s "quoted".png', "🍎 Äpfel.png", "100%.png", "-rf.png"]

@@ -1,7 +1,10 @@
 """Splits, few-shot draws and cache keys on whatever hypothesis thinks of."""
 
 import copy
+import os
+import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -11,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from cliphelpers.cache import key_of
-from cliphelpers.index import classes, group_of
+from cliphelpers.folders import part_of
+from cliphelpers.index import classes, group_of, index_images
 from cliphelpers.splits import SPLITS, few_shot, few_shot_fold, make_splits
 
 QUICK = settings(max_examples=30, deadline=None)
@@ -52,6 +56,51 @@ def folds_of(split, index, seed):
 
 def paths(index, fold):
     return [set(index.path.iloc[part]) for part in (fold.train, fold.val, fold.test)]
+
+
+# ------------------------------------------------------------------------------- folders
+
+BASES = [["cat", "dog"], ["train/cat", "train/dog"], ["Training_set/cat", "Training_set/dog"]]
+MORE = [
+    "", "cat", "train", "train station", "é", "cat/deep", "dog/train/é", "train/cat", "train/cat/x",
+    "test", "test/cat", "Test Images/dog", "val_set", "val_set/dog", "val_set/cat/x", "extra/dog",
+]  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(base=st.sampled_from(BASES), more=st.sets(st.sampled_from(MORE), max_size=4))
+def test_every_picture_of_any_tree_is_indexed_or_counted_or_all_is_refused(base, more):
+    with TemporaryDirectory() as root, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for place in {*base, *more}:
+            Path(root, place).mkdir(parents=True, exist_ok=True)
+            Path(root, place, "1.png").touch()
+        try:
+            index = index_images(root)
+        except ValueError as error:
+            assert root in str(error)
+            return
+    texts = [str(one.message) for one in told]
+    lost = [int(text.split(": ")[1].split(",")[0]) for text in texts if "Pictures left" in text]
+    assert len(index) + sum(lost) == len({*base, *more}) and len(lost) < 2
+    assert len(classes(index)) > 1 and index.path.is_unique
+    for path, label, split in index[["path", "label", "split"]].to_numpy():
+        folders = os.path.relpath(path, root).split(os.sep)[:-1]
+        parted = part_of(folders[0])[0] if split else ""
+        assert label == folders[bool(split)] and split in (parted, "test")
+        assert split == parted or "tested though called val" in " ".join(texts)
+    assert set(index.split) in ({""}, {"train"}, {"train", "test"}, {"train", "val", "test"})
+
+
+@QUICK
+@given(
+    marks=st.text(" -_.,+0123456789()[]#&'"),
+    word=st.sampled_from(["train", "Validation", "TEST", "dev"]),
+    letters=st.text("qäйж猫", min_size=1),
+)
+def test_a_part_s_word_is_heard_between_any_marks_and_never_in_a_word(marks, word, letters):
+    assert part_of(marks + word + marks) == part_of(word) != ("", ())
+    assert part_of(word.lower() + letters)[0] == part_of(letters + word.lower())[0] == ""
 
 
 # ------------------------------------------------------------------------------- splits

@@ -1,0 +1,90 @@
+"""CSV files as people and programs write them: manifests of pictures, and names of classes."""
+
+import os
+import re
+
+import pandas as pd
+
+from cliphelpers.folders import part_of
+from cliphelpers.images import tell
+
+_COLUMNS = ["path", "label", "split", "group"]
+_KNOWN_AS = {  # without spaces and marks between the words
+    "file": "path", "filename": "path", "filepath": "path", "image": "path", "imagepath": "path",
+    "imagefile": "path", "imagename": "path", "imgpath": "path", "class": "label",
+    "classname": "label", "category": "label", "set": "split", "subset": "split", "clip": "group",
+}  # fmt: skip
+
+
+def read_table(file):
+    """A CSV file in UTF-8 with commas, semicolons, tabs or bars: DataFrame of str.
+
+    The index holds the numbers of the lines, counted from 0 at the names of the columns.
+
+    Raises
+    ------
+    ValueError
+        It is no such file, or a line has more cells than the first.
+    """
+    try:
+        with open(file, encoding="utf-8") as text:
+            separator = max(",;\t|", key=text.readline().count)
+        table = pd.read_csv(
+            file, sep=separator, header=None, dtype=str, keep_default_na=False,
+            skipinitialspace=True, skip_blank_lines=False,
+        )  # fmt: skip
+    except ValueError as error:  # pandas' errors and wrong encodings are among them
+        raise ValueError(f"{file} is no CSV table in UTF-8: {error}") from error
+    table = table[(table != "").any(axis=1)]
+    return table[1:].set_axis(table.iloc[0].str.strip().rename(None), axis=1)
+
+
+def from_manifest(file):
+    """The index that a CSV file lists: DataFrame with the columns path, label, split, group.
+
+    Raises
+    ------
+    ValueError
+        Missing, unknown or repeated columns, blank cells, an unknown split, or a picture that is
+        listed twice and not as the same.
+    FileNotFoundError
+        Pictures do not exist.
+    """
+    table = read_table(file).drop(columns="", errors="ignore")  # pandas' numbers of rows
+    plain = [re.sub(r"[\W_]", "", name).lower() for name in table.columns]
+    table.columns = [_KNOWN_AS.get(name, name) for name in plain]
+    if missing := {"path", "label"} - set(table.columns):
+        raise ValueError(f"The manifest {file} has no column {' and '.join(sorted(missing))}")
+    if odd := sorted({*set(table) - set(_COLUMNS), *table.columns[table.columns.duplicated()]}):
+        known = f"the manifest may have {', '.join(_COLUMNS)}, each once"
+        raise ValueError(f"{file} has unknown or repeated columns {odd}: {known}")
+    table = table.reindex(columns=_COLUMNS, fill_value="")
+    if table.empty:
+        raise ValueError(f"The manifest {file} lists no pictures")
+    spaced = table.label[table.label != table.label.str.strip()]
+    tell(f"Labels of {file} read without the spaces at their ends", spaced.map(repr))
+    for column in ("label", "split", "group"):
+        table[column] = table[column].str.strip().str.normalize("NFC")
+    for column in ["path", "label", "split"] if any(table.split) else ["path", "label"]:
+        if (blank := table[column] == "").any():
+            raise ValueError(f"Line {blank.idxmax() + 1} of the manifest {file} has no {column}")
+    for name in set(table.split) - {""}:
+        if part_of(name) not in [("train", ()), ("val", ()), ("test", ())]:
+            raise ValueError(f"The manifest {file} has the split {name!r}: use train, val or test")
+    table["split"] = [part_of(name)[0] for name in table.split]
+    table["path"] = [_found(file.parent, path) for path in table.path]
+    if gone := [path for path in table.path if not os.path.isfile(path)]:
+        raise FileNotFoundError(f"{len(gone)} pictures of {file} do not exist, first {gone[0]}")
+    tell(f"Lines of {file} that repeat another one, read once", table.path[table.duplicated()])
+    table = table.drop_duplicates()
+    for path, rows in table[table.path.duplicated(keep=False)].groupby("path"):
+        cases = " and as ".join(", ".join(filter(None, row[1:])) for row in rows.to_numpy())
+        raise ValueError(f"{file} lists {path} more than once, as {cases}")
+    return table
+
+
+def _found(folder, path):
+    """Where a path of a manifest leads. Windows' backslashes are read as slashes."""
+    if not os.path.isfile(os.path.join(folder, path)):
+        path = path.replace("\\", "/")
+    return os.path.join(folder, os.path.normpath(path))
