@@ -16,7 +16,7 @@ from cliphelpers.progress import progress
 
 _CPU_BATCH, _GPU_BATCH = 16, 128  # larger ones leave a CPU's caches: DeiT-Tiny took 1.1 x as long
 SHARD = 1024  # pictures kept in one file
-SHARD_FORMAT = "2"  # part of every folder's name: raise it when shards change
+SHARD_FORMAT = "3"  # part of every folder's name: raise it when shards change
 
 
 def extract_features(encoder, index, rows=None, cache=None, batch=None):

@@ -3,9 +3,10 @@
     python report/gallery.py OUTPUT
 
 OUTPUT is a folder that `make figures` has filled, on the embedded pictures and with the notebooks'
-own parameters. Its outputs go into notebooks/, its figures to pics/, its tables and its run.json to
-report/results/embedded. Nothing is written unless all of it is fit to be committed. README.md tells
-the run's minutes as those from an empty cache: give CLIPHELPERS_CACHE an empty folder for the run.
+own parameters. Its outputs go into notebooks/, its figures to pics/, its tables, the curves of its
+trainings and its run.json to report/results/embedded. Nothing is written unless all of it is fit to
+be committed. README.md tells the run's minutes as those from an empty cache: give CLIPHELPERS_CACHE
+an empty folder for the run.
 
 A PNG is stored as the run drew it. Only where a notebook is larger than 900 kB, all its PNGs are
 packed anew: first without loss, then, if that is not enough, with a palette of 256 colours.
@@ -218,8 +219,10 @@ def refresh(output, root=ROOT):
         nbformat.write(notebook, path)
     for figure in (output / "pics").glob("*.jpg"):
         shutil.copy(figure, root / "pics")
-    for table in [*tables, output / "run.json"]:
-        shutil.copy(table, root / "report" / "results" / "embedded")
+    curves = [output / "results" / f"{path.stem}_curves.csv" for path in paths]
+    kept = root / "report" / "results" / "embedded"
+    for table in [*tables, *(path for path in curves if path.is_file()), output / "run.json"]:
+        shutil.copy(table, kept)
 
 
 def main(arguments=None):

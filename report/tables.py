@@ -6,7 +6,9 @@ The runs lie in report/results/NAME: a run's results/*.csv and its run.json. `ma
 NAME = embedded, of `make figures`; those of the photographs are copied there by hand.
 
 A table or number stands between two comments, the first of which names a function below and its
-arguments, quoted where they have spaces; everything else is left as it is.
+arguments, quoted where they have spaces; everything else is left as it is. Tables of two kinds are
+read: those of an earlier run lack the columns of `LATER`, and rows of the mean of seeds; what is
+written of them says so.
 """
 
 import json
@@ -20,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "report" / "results"
 PAGES = [ROOT / "README.md", ROOT / "report" / "RESULTS.md"]
 SPLITS = ["official", "by_group"]
+LATER = ["low_classes", "high_classes", "verdict", "chosen", "at_edge"]
 TIMED = {
     "embedded": "`make figures`",
     "photographs_cold": "photographs",
@@ -28,9 +31,32 @@ TIMED = {
 
 
 def read(run):
-    """All result rows of a committed run."""
+    """All result rows of a committed run: of a question with several seeds that of their mean."""
     files = [file for file in (RESULTS / run).glob("*.csv") if "curves" not in file.stem]
-    return pd.concat(map(pd.read_csv, sorted(files)), ignore_index=True)
+    rows = pd.concat(map(pd.read_csv, sorted(files)), ignore_index=True)
+    return means(rows.reindex(columns=list(dict.fromkeys([*rows, *LATER]))))
+
+
+def means(rows):
+    """One row for each question: that of the mean over seeds, or the mean of rows without one.
+
+    The column ``start`` says of how many of its trainings validation kept the start: a share.
+    """
+    keys = ["experiment", "split", "encoder", "features", "method", "shots", "metric"]
+    chosen = rows.chosen.fillna("").astype(str).str.split("; ").explode()
+    start = (chosen == "epoch 0").groupby(level=0).mean()
+    rows = rows.assign(start=start, mean=rows.seed.isna())
+    groups = rows.groupby(keys, dropna=False, sort=False)
+    rows = rows.assign(start=groups.start.transform("mean"))
+    rows = rows[rows["mean"] | ~groups["mean"].transform("any")]
+    numbers = ["value", "low", "high", "low_classes", "high_classes"]
+    how = {name: "mean" if name in numbers else "first" for name in rows if name not in keys}
+    return rows.groupby(keys, dropna=False, sort=False, as_index=False).agg(how)
+
+
+def find(rows, *experiments):
+    """The rows of some experiments, told by their numbers, such as "05"."""
+    return rows[rows.experiment.str[:2].isin(experiments)]
 
 
 def record(run):
@@ -43,6 +69,16 @@ def interval(row):
     return f"{row.value * 100:.1f} % ({row.low * 100:.1f} to {row.high * 100:.1f})"
 
 
+def cell(row):
+    """An interval and what belongs to it: that over classes, the verdict, or a kept start."""
+    if row.metric.endswith("difference"):
+        return interval(row) + (f", {row.verdict}" if pd.notna(row.verdict) else "")
+    text = interval(row)
+    if pd.notna(row.low_classes):
+        text += f" [{row.low_classes * 100:.1f} to {row.high_classes * 100:.1f}]"
+    return text + ("" if not row.start > 0 else " †" if row.start == 1 else " (†)")
+
+
 # ------------------------------------------------------------------------------- numbers
 
 
@@ -52,6 +88,80 @@ def accuracy(run, encoder, split):
         "encoder == @encoder and split == @split and method == 'logistic regression'"
     )
     return f"{rows.value.item() * 100:.1f} %"
+
+
+def untrained(run, split):
+    """Lowest and highest of the same accuracy of networks with random weights."""
+    rows = _probes(read(run)).query("split == @split and method == 'logistic regression'")
+    values = 100 * rows.value[rows.encoder.str.endswith("(random weights)")]
+    return f"{values.min():.1f} to {values.max():.1f} %"
+
+
+def brackets(run, *experiments):
+    """What the brackets of these experiments' tables are: a sentence."""
+    earlier = (
+        find(read(run), *experiments)
+        .groupby("experiment")
+        .low_classes.agg(lambda column: column.isna().all())
+    )
+    text = (
+        "Round brackets are 95 % intervals for these classes and other groups of them, "
+        "square ones for other classes, too; better or worse is what survives Holm's correction"
+    )
+    if earlier.all():
+        text = ""
+    if not earlier.any():
+        return text
+    names = ", ".join(name[:2] for name in earlier[earlier].index)
+    return (f"{text}. " if text else "") + (
+        f"Notebooks {names}: brackets are 95 % intervals of an earlier run, which resampled whole "
+        "groups, whatever their class, and corrected no comparison"
+    )
+
+
+def verdicts(run, experiments, features=""):
+    """Of how many differences what is said, of experiments such as "05 06": a sentence's end."""
+    rows = find(read(run), *experiments.split())
+    rows = rows[(rows.metric == "top-1 difference") & rows.features.str.contains(features)]
+    if rows.verdict.notna().all():
+        found = [(rows.verdict == one).sum() for one in ("better", "worse", "not decided")]
+        how = "comparisons, by Holm's correction for all of a notebook"
+        return "better in {}, worse in {}, not decided in {} of {} ".format(*found, len(rows)) + how
+    above, below = (rows.low > 0).sum(), (rows.high < 0).sum()
+    chance = f"by chance alone {0.05 * len(rows):.1f} would leave it out"
+    return f"above 0 in {above}, below in {below} of {len(rows)} intervals ({chance})"
+
+
+def edges(run, *experiments):
+    """How many choices of some fold of a question lay at the edge of their grid, of how many."""
+    rows = find(read(run), *experiments)
+    rows = rows[(rows.metric == "top-1") & rows.at_edge.notna()]
+    return f"{(rows.at_edge > 0).sum()} of {len(rows)}"
+
+
+def cells():
+    """How many kinds of data the simulation of intervals has."""
+    rows = pd.read_csv(ROOT / "benchmarks" / "intervals.csv")
+    return str(len(rows) // len(rows[["target", "way"]].drop_duplicates()))
+
+
+def coverage(target, way="interval"):
+    """How often the simulated intervals hold their truth, least and most, such as 89 to 100 %."""
+    rows = pd.read_csv(ROOT / "benchmarks" / "intervals.csv")
+    held = 100 * rows.held[(rows.target == target) & (rows.way == way)]
+    return f"{held.min():.0f} to {held.max():.0f} %"
+
+
+def promised(way, pixels=""):
+    """How far a way to split is from the truth, least and most, such as −13 to 12 (points).
+
+    Over all encoders and data sets of benchmarks/looks.csv but raw pixels, or of these alone:
+    ``pixels`` is then "pixels".
+    """
+    rows = pd.read_csv(ROOT / "benchmarks" / "looks.csv")
+    rows = rows[rows.encoder.str.endswith("raw pixels") == bool(pixels)]
+    off = 100 * (rows[way] - rows.truth)
+    return f"{off.min():.0f} to {off.max():.0f}".replace("-", "−")
 
 
 def duration(run):
@@ -74,7 +184,7 @@ def hardware(run):
 
 def pictures(run):
     """Training and test pictures of a run together, such as 12,345."""
-    rows = read(run).query("experiment == '01_zero_shot' and split == 'official'")
+    rows = find(read(run), "01").query("split == 'official'")
     counts = [rows.n[rows.metric == metric].iloc[0] for metric in ("top-1 on training", "top-1")]
     return f"{sum(counts):,}"
 
@@ -93,50 +203,53 @@ def accuracies(run):
     """Zero-shot and linear probes: a row for each encoder and method, a column for each split."""
     rows = read(run)
     rows = rows[rows.shots.isna() & rows.metric.isin(["top-1", "top-5"])]
-    zero = rows[rows.experiment == "01_zero_shot"].assign(
-        method=lambda table: "zero-shot, " + table.metric
-    )
+    zero = find(rows, "01").assign(method=lambda table: "zero-shot, " + table.metric)
     return _pivot(pd.concat([zero, _probes(rows)]), ["encoder", "method"])
 
 
 def _probes(rows):
     """Accuracies of linear probes on all training pictures, one for each encoder and split."""
-    rows = rows[rows.experiment.str[:2].isin(["03", "04"]) & (rows.metric == "top-1")]
-    return rows[rows.shots.isna()].drop_duplicates(["split", "encoder", "method"])
+    rows = find(rows, "03", "04")
+    rows = rows[rows.shots.isna() & (rows.metric == "top-1")]
+    return rows.drop_duplicates(["split", "encoder", "method"])
+
+
+def promises(run):
+    """What each split promises: ridge regression of notebook 3, a column for each split."""
+    rows = find(_probes(read(run)), "03")
+    rows = rows[rows.method == "ridge"]
+    return _pivot(rows, ["encoder"], [*SPLITS, "by_look", "random"])
 
 
 def shots(run):
     """k-shot: for each encoder, split and method the mean over seeds at each k."""
-    rows = read(run)
-    rows = rows[(rows.experiment == "02_k_shot") & rows.shots.notna()]
+    rows = find(read(run), "02")
+    rows = rows[(rows.metric == "top-1") & rows.shots.notna()]
     keys = ["encoder", "split", "method"]
     table = rows.groupby([*keys, "shots"], sort=False).value.mean().unstack("shots")
     return _percents(["encoder", "split", "head"], table.rename(columns=lambda k: f"k={int(k)}"))
 
 
 def differences(run):
-    """Paired differences of encoders by logistic regression."""
-    rows = read(run)
-    rows = rows[rows.experiment.str[:2].isin(["03", "04"]) & (rows.metric == "top-1 difference")]
-    return _pivot(rows.drop_duplicates(["split", "encoder"]), ["encoder"])
+    """Paired differences of encoders by logistic regression, a pair as the last notebook has it."""
+    rows = find(read(run), "03", "04")
+    rows = rows[rows.metric == "top-1 difference"]
+    return _pivot(rows.drop_duplicates(["split", "encoder"], keep="last"), ["encoder"])
 
 
-def finetuning(run):
-    """Fine-tuned models beside zero-shot and probe of the same pictures, mean over seeds."""
-    rows = read(run)
-    rows = rows[rows.experiment.str[:2].isin(["05", "06"]) & (rows.metric == "top-1")]
-    rows = rows[~rows.method.str.startswith("WiSE-FT")]
+def finetuning(run, metric="top-1"):
+    """Fine-tuned models beside zero-shot and probe of the same pictures, or their differences."""
+    rows = find(read(run), "05", "06")
+    rows = rows[(rows.metric == metric) & ~rows.method.str.startswith("WiSE-FT")]
     srgan = rows.features.str.endswith("srgan")
     rows = rows.assign(encoder=rows.encoder.where(~srgan, rows.encoder + ", SRGAN input"))
-    keys = ["encoder", "method", "split"]
-    rows = rows.groupby(keys, sort=False)[["value", "low", "high"]].mean().reset_index()
     return _pivot(rows, ["encoder", "method"])
 
 
 def wise_ft(run):
     """WiSE-FT: a column for each share of the fine-tuned weights, in percent."""
-    rows = read(run)
-    rows = rows[(rows.metric == "top-1") & ~rows.features.str.endswith("srgan", na=False)]
+    rows = find(read(run), "05", "06")
+    rows = rows[(rows.metric == "top-1") & ~rows.features.str.endswith("srgan")]
     shares = rows.method.str.extract(r"WiSE-FT alpha=(.+)", expand=False)
     rows = rows.assign(share=shares).dropna(subset="share")
     table = rows.groupby(["encoder", "split", "share"], sort=False).value.mean().unstack("share")
@@ -145,8 +258,8 @@ def wise_ft(run):
 
 def quality(run):
     """How near enlarged pictures come to the originals, a row for each way to enlarge."""
-    rows = read(run)
-    rows = rows[(rows.experiment == "07_upsampling") & rows.metric.isin(["PSNR (dB)", "SSIM"])]
+    rows = find(read(run), "07")
+    rows = rows[rows.metric.isin(["PSNR (dB)", "SSIM"])]
     rows = rows.assign(cell=[_decimals(row) for row in rows.itertuples()])
     rows = rows.assign(pixels=rows.features.str.removeprefix("from "))
     table = rows.pivot(index=["pixels", "method"], columns="metric", values="cell")
@@ -161,9 +274,8 @@ def _decimals(row):
 
 def upsampling(run):
     """Accuracy with SRGAN less that with bicubic interpolation."""
-    rows = read(run)
-    rows = rows[(rows.experiment == "07_upsampling") & (rows.metric == "top-1 difference")]
-    rows = rows[rows.method.isin(["zero-shot", "ridge"])]
+    rows = find(read(run), "07")
+    rows = rows[(rows.metric == "top-1 difference") & rows.method.isin(["zero-shot", "ridge"])]
     found = rows.features.str.extract(r"srgan from (\d+) − bicubic", expand=False)
     rows = rows.assign(pixels=found).dropna(subset="pixels")
     return _pivot(
@@ -184,11 +296,11 @@ def minutes(*runs):
     return _markdown(["minutes", *columns], lines)
 
 
-def _pivot(rows, keys):
-    splits = [split for split in SPLITS if split in set(rows.split)]
-    cells = rows.assign(cell=[interval(row) for row in rows.itertuples()])
+def _pivot(rows, keys, splits=SPLITS):
+    splits = [split for split in splits if split in set(rows.split)]
+    made = rows.assign(cell=[cell(row) for row in rows.itertuples()])
     lines = []
-    for key, group in cells.groupby(keys, sort=False):
+    for key, group in made.groupby(keys, sort=False):
         found = dict(zip(group.split, group.cell, strict=True))
         lines.append([*key, *(found.get(split, "") for split in splits)])
     return _markdown([*keys, *splits], lines)
@@ -203,8 +315,10 @@ def _markdown(head, lines):
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
 
 
-NUMBERS = [accuracy, duration, memory, hardware, pictures, original]
-TABLES = [accuracies, shots, differences, finetuning, wise_ft, upsampling, quality, minutes]
+NUMBERS = [accuracy, untrained, brackets, verdicts, edges, cells, coverage, promised]
+NUMBERS += [duration, memory, hardware, pictures, original]
+TABLES = [accuracies, promises, shots, differences, finetuning, wise_ft, upsampling, quality]
+TABLES += [minutes]
 
 
 def fill(text):
