@@ -4,6 +4,8 @@ import math
 import os
 import warnings
 
+import pandas as pd
+
 from cliphelpers.encoders.encoder import EncoderError, tokenize
 from cliphelpers.encoders.load import LOADERS
 from cliphelpers.index import classes, index_images, prompt_names
@@ -57,7 +59,7 @@ _RULES = _LISTS | {
 
 
 def begin(parameters):
-    """The first step of a notebook: check its parameters, set how it warns and its figures' style.
+    """The first step of a notebook: check its parameters, set how it warns, tables and figures.
 
     Parameters
     ----------
@@ -73,6 +75,7 @@ def begin(parameters):
 
     check_parameters(parameters)
     say_warnings()
+    pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)  # $ is a dollar
     labels = _named(parameters["data"])[0] if "data" in parameters else []
     set_style("".join(map(str, [*labels, parameters.get("encoders"), parameters.get("templates")])))
 

@@ -398,6 +398,8 @@ def test_begin_checks_and_then_sets_the_style():
         assert dict(plt.rcParams) == expected
     words = warnings.formatwarning("Two\nlines", UserWarning, "place.py", 3)
     assert words == "Warning: Two lines\n"
+    table = pd.DataFrame({"label": ["$a$"]})
+    assert "tex2jax_ignore" in table._repr_html_() and "tex2jax_ignore" in table.style.to_html()
 
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
