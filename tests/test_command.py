@@ -669,6 +669,18 @@ def test_check_says_what_it_found_before_it_refuses(kept_here, tmp_path, capsys)
     assert lines[-1] == "2 pictures, 2 with problems"
 
 
+@pytest.mark.filterwarnings("ignore:Without the split")
+def test_check_prints_names_that_are_no_utf_8(kept_here, tmp_path, capsys):
+    names = ["1", os.fsdecode(b"\xff"), os.fsdecode(b"\xfe")]
+    for label in ("a", os.fsdecode(b"\xfd")):
+        for name in names:
+            paint(tmp_path / label / f"{name}.png", seed=len(label + name) + ord(label))
+    (tmp_path / "a" / os.fsdecode(b"\xfc.png")).write_text("no picture")
+    lines, _ = checked(capsys, tmp_path, status=1)
+    assert lines[0] == f"{tmp_path}/a/\\udcfc.png: the file is no picture"
+    assert "\\udcfd" in "".join(lines) and f"  {tmp_path}/a/\\udcff.png and " in "\n".join(lines)
+
+
 # ------------------------------------------------------------------------------- the real run
 
 COLUMNS = [

@@ -1,6 +1,7 @@
 """What is understood of a folder of pictures, and what is wrong with it."""
 
 import math
+import sys
 
 import numpy as np
 import pandas as pd
@@ -35,6 +36,7 @@ def check(data):
         printed.
     """
     say_warnings()
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name can be no UTF-8
     index = index_images(data)
     whole = index.assign(**check_images(index.path))
     wrong, index = whole[whole.problem != ""], whole[whole.width > 0].reset_index(drop=True)
