@@ -659,16 +659,18 @@ def test_check_of_nothing_is_an_error(tmp_path, capsys, files, message):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_check_says_what_it_found_before_it_refuses(kept_here, tmp_path, capsys):
-    (tmp_path / "list.csv").write_text("path,label\na.png,Fig\nb.jpg,Kiwi")
+    (tmp_path / "list.csv").write_text("path,label\na.png,Fig\nb.jpg,Fig\nc.png,Kiwi")
     paint(tmp_path / "a.png")
+    paint(tmp_path / "c.png", 1)
     (tmp_path / "b.jpg").write_text("no picture")
     lines, error = checked(capsys, tmp_path / "list.csv", status=1)
     assert f"{tmp_path / 'b.jpg'}: the file is no picture" in lines
-    assert "2 pictures, 1 with problems" in lines
-    assert "cliphelpers: All pictures are of one class, 'Fig'" in error
-    (tmp_path / "a.png").write_text("no picture")
+    assert "3 pictures, 1 with problems" in lines
+    assert "cliphelpers: No class has two pictures, one to learn from and one to test" in error
+    for name in ("a.png", "c.png"):
+        (tmp_path / name).write_text("no picture")
     lines, _ = checked(capsys, tmp_path / "list.csv", status=1)
-    assert lines[-1] == "2 pictures, 2 with problems"
+    assert lines[-1] == "3 pictures, 3 with problems"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
