@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageStat
 
 from cliphelpers.parallel import CORES, in_parallel
 
@@ -25,7 +25,7 @@ _NOT_DATA = re.compile(  # hidden, or made by Synology, QNAP, macOS or Windows f
     r"(eh)?thumbs\.db|desktop\.ini|system volume information"
 )
 _HEIC = ".heic", ".heif"
-_SMALLEST_SIDE, _LARGEST_SIDE, _LONGEST_RATIO = 8, 10_000, 8
+_SMALLEST_SIDE, _LARGEST_SIDE, _LONGEST_RATIO, _LEAST_CONTRAST = 8, 10_000, 8, 3
 
 
 class ImageError(ValueError):
@@ -179,9 +179,10 @@ def _digest(path, *state):
 
 
 def check_images(paths):
-    """Read every picture and list the ones that are unreadable or odd.
+    """Read every picture: its size, and whether it is unreadable or odd.
 
-    Odd means: a side under 8 or over 10,000 pixels, or a side 8 times as long as the other.
+    Odd means: a side under 8 or over 10,000 pixels, a side 8 times as long as the other, or one
+    colour alone (nearly: no channel's standard deviation is 3 of 255 or more).
 
     Parameters
     ----------
@@ -190,20 +191,22 @@ def check_images(paths):
     Returns
     -------
     pandas.DataFrame
-        Columns ``path`` and ``problem``, a row for each picture with one, in the given order.
+        Columns ``path``, ``width`` and ``height`` (0 if it is unreadable) and ``problem`` ("" if
+        there is none), a row for each picture in the given order.
     """
-    paths = list(paths)
-    problems = in_parallel(_problem, paths, unit="image")
-    rows = [(path, problem) for path, problem in zip(paths, problems, strict=True) if problem]
-    return pd.DataFrame(rows, columns=["path", "problem"], dtype=str)
+    rows = in_parallel(_examine, list(paths), unit="image")
+    return pd.DataFrame(rows, columns=["path", "width", "height", "problem"])
 
 
-def _problem(path):
+def _examine(path):
     try:
-        width, height = read_image(path).size
+        picture = read_image(path)
     except ImageError as error:
-        return str(error).removeprefix(f"Cannot read {path}: ")
-    short, long = sorted((width, height))
+        return path, 0, 0, str(error).removeprefix(f"Cannot read {path}: ")
+    (width, height), problem = picture.size, ""
+    short, long = sorted(picture.size)
+    if max(ImageStat.Stat(picture).stddev) < _LEAST_CONTRAST:
+        problem = "one colour, no contrast"
     if short < _SMALLEST_SIDE or long > _LARGEST_SIDE or long > _LONGEST_RATIO * short:
-        return f"odd size {width}x{height}"
-    return ""
+        problem = f"odd size {width}x{height}"
+    return path, width, height, problem

@@ -4,9 +4,12 @@ import math
 import os
 import warnings
 
+import pandas as pd
+
 from cliphelpers.encoders.encoder import EncoderError, tokenize
 from cliphelpers.encoders.load import LOADERS
 from cliphelpers.index import classes, index_images, prompt_names
+from cliphelpers.progress import say_warnings
 from cliphelpers.splits import SPLITS
 
 
@@ -56,7 +59,7 @@ _RULES = _LISTS | {
 
 
 def begin(parameters):
-    """The first step of a notebook: check its parameters, set the style of its figures.
+    """The first step of a notebook: check its parameters, set how it warns, tables and figures.
 
     Parameters
     ----------
@@ -71,7 +74,10 @@ def begin(parameters):
     from cliphelpers.plots import set_style  # here, since the command draws nothing
 
     check_parameters(parameters)
-    set_style()
+    say_warnings()
+    pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)  # $ is a dollar
+    labels = _named(parameters["data"])[0] if "data" in parameters else []
+    set_style("".join(map(str, [*labels, parameters.get("encoders"), parameters.get("templates")])))
 
 
 def check_parameters(parameters):
@@ -101,10 +107,16 @@ def check_parameters(parameters):
 
 
 def _check_prompts(data, names, templates):
-    with warnings.catch_warnings():  # the notebook itself will give them
-        warnings.simplefilter("ignore")
-        words = prompt_names(classes(index_images(data)), names)
+    words = _named(data, names)[1]
     try:
         tokenize(template.replace("{}", word) for template in templates for word in words)
     except EncoderError as error:
         raise ParameterError(f"The parameter templates gives too long a prompt. {error}") from None
+
+
+def _named(data, names=None):
+    """The class names of a data set, and their words in prompts: two lists of str."""
+    with warnings.catch_warnings():  # the notebook itself will give them
+        warnings.simplefilter("ignore")
+        labels = classes(index_images(data))
+        return labels, prompt_names(labels, names)

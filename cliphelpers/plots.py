@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator, PercentFormatter
 
+from cliphelpers.fonts import more_fonts
 from cliphelpers.images import read_image
 
 COLOURS = sns.color_palette("colorblind")
@@ -25,10 +26,11 @@ _STROKES, _GREY = ("--", ":", "-."), {"color": "0.35", "lw": 1.4}  # of lines to
 HALO = withStroke(linewidth=3, foreground="white")  # numbers stay legible where lines cross them
 
 
-def set_style():
-    """Use the style of the series for all figures that follow."""
+def set_style(text=""):
+    """Use the style of the series, with fonts for the text, for all figures that follow."""
     sns.set_theme(context="notebook", style="whitegrid", palette=COLOURS)
     plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+    plt.rcParams["font.family"] = ["sans-serif", *more_fonts(text)]
 
 
 def save_fig(figure, output, name):

@@ -1,7 +1,11 @@
-"""Progress bars where somebody looks, and whether somebody does."""
+"""Progress bars where somebody looks, whether somebody does, and warnings for people."""
+
+import warnings
 
 from IPython import get_ipython
 from tqdm.auto import tqdm
+
+WARNING = "Warning: "  # how the line of a warning begins
 
 
 def live():
@@ -24,3 +28,8 @@ def progress(iterable=None, **options):
     """
     executed = hasattr(get_ipython(), "kernel") and not live()
     return tqdm(iterable, leave=False, disable=executed, **options)
+
+
+def say_warnings():
+    """Warnings are from now on a line of plain words each: no category, no place in the code."""
+    warnings.formatwarning = lambda words, *_: f"{WARNING}{' '.join(str(words).split())}\n"

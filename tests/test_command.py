@@ -4,17 +4,23 @@ import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
+from conftest import SHAPES
 from matplotlib import pyplot as plt
+from PIL import Image
 
-from cliphelpers.command import main
+from cliphelpers.command import check, main
 from cliphelpers.command import run as runner
+from cliphelpers.command.check import near_copies
 from cliphelpers.command.run import RunError, find_notebooks, parse_value
 from cliphelpers.encoders.load import LOADERS
 from cliphelpers.parameters import ParameterError, begin, check_parameters
@@ -223,7 +229,8 @@ def test_a_second_run_keeps_the_record_of_what_did_not_run_again(notebooks, tmp_
     """The first was of an older version, which told when and by which commit of all at once."""
     parameters = PARAMETERS + 'names = "words.csv"\ntemplates = ["{}"]\n'
     write_notebook(notebooks, "04_ratio", "1 / rate", parameters=parameters)
-    old = {"started": "2026-01-02", "commit": "abc", "python": "3.0"}
+    old = {"started": "2026-01-02", "commit": "abc", "python": "3.0", "peak_memory_gib": 1}
+    old |= {"versions": {"torch": "1.0"}, "hardware": {"cores": 99}}
     one = {"parameters": {"seeds": [7]}, "seconds": 1.5}
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "run.json").write_text(json.dumps(old | {"notebooks": {"01_first": one}}))
@@ -235,7 +242,7 @@ def test_a_second_run_keeps_the_record_of_what_did_not_run_again(notebooks, tmp_
         )
         return json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
 
-    first, kept = commit(notebooks), {"started": "2026-01-02", "commit": "abc"} | one
+    first, kept = commit(notebooks), old | one
     made = record("0.5", 0)
     assert list(made["notebooks"]) == ["01_first", "04_ratio"]
     assert made["notebooks"]["01_first"] == kept
@@ -243,11 +250,48 @@ def test_a_second_run_keeps_the_record_of_what_did_not_run_again(notebooks, tmp_
     assert ratio["commit"] == made["commit"] == first and ratio["parameters"]["rate"] == 0.5
     times = [pd.Timestamp(text) for text in (made["started"], ratio["started"])]
     assert pd.Timedelta(0) <= times[1] - times[0] < pd.Timedelta("1min")
-    assert made["python"] != "3.0"
+    assert made["python"] == ratio["python"] != "3.0"
+    for part in ("versions", "hardware"):
+        assert ratio[part] == made[part]
+    assert 0 < ratio["peak_memory_gib"] <= made["peak_memory_gib"]
 
     second = commit(notebooks)
     made = record("0.0", 1)  # it fails, so what it said the first time is no more true
     assert made["notebooks"] == {"01_first": kept} and made["commit"] == second != first
+
+
+def test_warnings_are_told_once_in_words_and_kept(notebooks, tmp_path, capsys):
+    noisy = """\
+import warnings
+from threading import Thread
+from cliphelpers.progress import say_warnings
+say_warnings()
+warnings.warn("Without the split official.\\n  It is    not there")
+warnings.warn("It will change", FutureWarning)
+thread = Thread(target=warnings.warn, args=["From a thread: 中文"])
+thread.start(), thread.join()
+import sys
+print("no warning", file=sys.stderr)"""
+    words = ["Without the split official. It is not there", "It will change"]
+    again = "import sys\nprint('Warning: It will change\\nWarning: new', file=sys.stderr)"
+    write_notebook(notebooks, "01_first", noisy)
+    write_notebook(notebooks, "02_faulty", again)
+    assert main(["run", "01", "02", "-p", "data", ".", "--output", "out"]) == 0
+    error = capsys.readouterr().err
+    for line in [*words, "From a thread: 中文", "new"]:
+        assert error.count(f"Warning: {line}\n") == 1
+    assert "no warning" not in error and "UserWarning" not in error and ".py" not in error
+
+    record = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
+    kept = {name: one["warnings"] for name, one in record["notebooks"].items()}
+    assert kept == {
+        "01_first": [*words, "From a thread: 中文"],
+        "02_faulty": ["It will change", "new"],
+    }
+    executed = nbformat.read(tmp_path / "out" / "notebooks" / "01_first.ipynb", 4)
+    said = "".join(o.text for c in executed.cells for o in c.get("outputs", []) if "text" in o)
+    lines = [f"Warning: {line}" for line in kept["01_first"]]
+    assert said.splitlines() == [*lines, "no warning"]
 
 
 FAULTY = ["", "[]", '{"started": "2026"}', '{"started": "", "commit": "", "notebooks": []}']
@@ -352,6 +396,10 @@ def test_begin_checks_and_then_sets_the_style():
         assert dict(plt.rcParams) == before != expected
         begin({"seeds": [0], "anything": None})
         assert dict(plt.rcParams) == expected
+    words = warnings.formatwarning("Two\nlines", UserWarning, "place.py", 3)
+    assert words == "Warning: Two lines\n"
+    table = pd.DataFrame({"label": ["$a$"]})
+    assert "tex2jax_ignore" in table._repr_html_() and "tex2jax_ignore" in table.style.to_html()
 
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
@@ -465,15 +513,176 @@ def test_compare_says_the_commits_of_a_run_in_several_parts(two_runs, capsys):
     assert line == "one: 2026-01-02, commit abcdef0123, fedcba9876, unknown, data d, e"
 
 
-def test_check_and_its_exit_status(fruits, tmp_path, capsys):
-    assert main(["check", str(fruits)]) == 0
-    assert "72 pictures, 0 with problems" in capsys.readouterr().out
-    (tmp_path / "Fig").mkdir()
-    (tmp_path / "Fig" / "a.jpg").write_text("no picture")
-    assert main(["check", str(tmp_path)]) == 1
-    out = capsys.readouterr().out
-    assert f"{tmp_path / 'Fig' / 'a.jpg'}: the file is no picture" in out
-    assert "1 pictures, 1 with problems" in out
+REPORT = Path(runner.__file__).parents[2] / "report" / "results"
+
+
+@pytest.mark.parametrize("notebook", ["05_fine_tune_clip", "06_fine_tune_imagenet"])
+def test_compare_takes_the_committed_runs_with_fine_tuning(notebook, capsys):
+    """Their run.json can be of an older version."""
+    folders = [str(REPORT / name) for name in ("embedded", "photographs")]
+    assert main(["compare", *folders]) == 0
+    out, table = capsys.readouterr().out, pd.read_csv(REPORT / "embedded" / f"{notebook}.csv")
+    row = table[table.metric == "top-1"].iloc[0]
+    keys = ["split", "encoder", "features", "method", "metric"]
+    same = table[(table[keys] == row[keys]).all(axis=1)]
+    assert notebook in out and f" {same.value.mean():.3f} " in out
+
+
+# ------------------------------------------------------------------------------- check
+
+
+@pytest.fixture
+def kept_here(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("CLIPHELPERS_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def checked(capsys, data, status=0):
+    assert main(["check", str(data)]) == status
+    out, error = capsys.readouterr()
+    return out.splitlines(), error
+
+
+def paint(path, seed=0, size=(90, 60)):
+    """A picture of light and dark in soft colours, as photographs have them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    few = rng.integers(30, 225, (3, 4, 1)) + rng.integers(-30, 30, (3, 4, 3))
+    Image.fromarray(few.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC).save(path)
+
+
+def test_check_shows_what_it_understood(kept_here, fruits, capsys):
+    lines, _ = checked(capsys, fruits)
+    text = [" ".join(line.split()) for line in lines]
+    assert text[:2] == ["72 pictures, 0 with problems", "test train pictures"]
+    assert text[2:7] == [f"{c} 6 12 18" for c in SHAPES] + ["all 4 classes 24 48 72"]
+    assert text[7] == "12 groups of 72 pictures are named"
+    assert text[8] == "Sizes: smallest 100x100, median 100x100, largest 100x100"
+    assert "test pictures are near copies of training pictures" in text[9]
+    at = text.index("split fold training validation test")
+    assert text[at + 1] == "official 0 32 16 24"
+    assert len(text[at + 2 :]) == 3 and all(line.startswith("by_group ") for line in text[at + 2 :])
+
+
+def test_check_of_a_manifest_with_problems(kept_here, tmp_path, capsys):
+    sizes = [(90, 60), (45, 30), (120, 80), (90, 60), (90, 60), (81, 10)]
+    for seed, size in enumerate(sizes):
+        paint(tmp_path / f"{seed}.png", seed, size)
+    Image.new("RGB", (90, 60), "red").save(tmp_path / "6.png")
+    (tmp_path / "7.png").write_text("no picture")
+    rows = [f"{n}.png,{'猫' if n % 2 else 'a $'},{'day' if n < 5 else ''}" for n in range(8)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,group", *rows]), encoding="utf-8")
+    with pytest.warns(UserWarning):  # as make_splits has no test part
+        lines, _ = checked(capsys, tmp_path / "list.csv", status=1)
+    text = [" ".join(line.split()) for line in lines]
+    assert text[:4] == [
+        f"{tmp_path / '6.png'}: one colour, no contrast",
+        f"{tmp_path / '5.png'}: odd size 81x10",
+        f"{tmp_path / '7.png'}: the file is no picture",
+        "8 pictures, 3 with problems",
+    ]
+    assert text[4:8] == ["not stated pictures", "a $ 4 4", "猫 3 3", "all 2 classes 7 7"]
+    assert "2 groups of 5 pictures are named" in text
+    assert "Sizes: smallest 81x10, median 90x60, largest 120x80" in text
+    assert "0 pictures are near copies of others" in text
+
+
+def copies_of(path, folder):
+    """A byte-equal, two resized and a recompressed copy: their paths."""
+    picture, made = Image.open(path), [folder / f"copy {n}.jpg" for n in range(4)]
+    shutil.copy(path, made[0])
+    picture.resize((45, 30)).save(made[1])
+    picture.resize((180, 120), Image.Resampling.LANCZOS).save(made[2])
+    picture.save(made[3], quality=50)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (("train", "test"), "4 test pictures are near copies of training pictures, such as"),
+        (("", ""), "4 pictures are near copies of others, such as"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_check_finds_near_copies_and_takes_no_others_for_such(
+    kept_here, tmp_path, capsys, parts, said
+):
+    for seed in range(24):
+        paint(tmp_path / parts[seed // 12] / "ab"[seed % 2] / f"{seed}.jpg", seed)
+    original = tmp_path / parts[0] / "b" / "1.jpg"
+    made = copies_of(original, tmp_path / parts[1] / "b")
+    lines, _ = checked(capsys, tmp_path)
+    assert said in lines
+    pairs = [line.strip().split(" and ") for line in lines if line.startswith("  /")]
+    assert sorted(one for one, _ in pairs) == sorted(map(str, made))
+    assert {other for _, other in pairs} <= {str(original), *map(str, made)}
+    assert parts[1] == "" or {other for _, other in pairs} == {str(original)}
+
+
+@pytest.mark.parametrize("tests", [0, 13, 40])
+def test_near_copies_are_those_of_all_correlations(monkeypatch, tests):
+    monkeypatch.setattr(check, "_BLOCK", 7)
+    rng = np.random.default_rng(tests)
+    looks = rng.random((60, 300)).astype(np.float32)
+    looks[rng.integers(0, 60, 30)] = 0.5 * looks[rng.integers(0, 60, 30)] + 0.1  # darker copies
+    looks[5] = 0.3  # without contrast: like none
+    tested = rng.permutation(60) < tests
+    with np.errstate(invalid="ignore"):
+        correlations = np.corrcoef(looks)
+    allowed = np.outer(tested, ~tested) if tests else np.tri(60, k=-1, dtype=bool)
+    alike = (correlations >= 0.999) & allowed
+    pairs = near_copies(looks, tested)
+    assert sorted(row for row, *_ in pairs) == np.flatnonzero(alike.any(1)).tolist()
+    assert len(pairs) > 2 and all(alike[row, other] for row, other, _ in pairs)
+    assert [cosine for *_, cosine in pairs] == sorted((p[2] for p in pairs), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "pictures"),
+        (["a/notes.txt"], "pictures"),
+        (["list.csv"], "lists no pictures"),
+        (None, "There is no folder or CSV file"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_check_of_nothing_is_an_error(tmp_path, capsys, files, message):
+    for name in files or []:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("path,label\n")
+    data = tmp_path / ("list.csv" if files == ["list.csv"] else "gone" if files is None else "")
+    lines, error = checked(capsys, data, status=1)
+    assert lines == [] and message in error.splitlines()[-1]
+    assert error.splitlines()[-1].startswith("cliphelpers: ") and ".py" not in error
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_check_says_what_it_found_before_it_refuses(kept_here, tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("path,label\na.png,Fig\nb.jpg,Fig\nc.png,Kiwi")
+    paint(tmp_path / "a.png")
+    paint(tmp_path / "c.png", 1)
+    (tmp_path / "b.jpg").write_text("no picture")
+    lines, error = checked(capsys, tmp_path / "list.csv", status=1)
+    assert f"{tmp_path / 'b.jpg'}: the file is no picture" in lines
+    assert "3 pictures, 1 with problems" in lines
+    assert "cliphelpers: No class has two pictures, one to learn from and one to test" in error
+    for name in ("a.png", "c.png"):
+        (tmp_path / name).write_text("no picture")
+    lines, _ = checked(capsys, tmp_path / "list.csv", status=1)
+    assert lines[-1] == "3 pictures, 3 with problems"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_check_prints_names_that_are_no_utf_8(kept_here, tmp_path, capsys):
+    names = ["1", os.fsdecode(b"\xff"), os.fsdecode(b"\xfe")]
+    for label in ("a", os.fsdecode(b"\xfd")):
+        for name in names:
+            paint(tmp_path / label / f"{name}.png", seed=len(label + name) + ord(label))
+    (tmp_path / "a" / os.fsdecode(b"\xfc.png")).write_text("no picture")
+    lines, _ = checked(capsys, tmp_path, status=1)
+    assert lines[0] == f"{tmp_path}/a/\\udcfc.png: the file is no picture"
+    assert "\\udcfd" in "".join(lines) and f"  {tmp_path}/a/\\udcff.png and " in "\n".join(lines)
 
 
 # ------------------------------------------------------------------------------- the real run

@@ -93,6 +93,7 @@ LONG = "🍎" * 61 + "ä" + ".png"  # 250 bytes
 NAMES = [LONG, os.fsdecode(b"not utf-8 \xff.png"), "'\"$(x) `y`\n.png", " .png"]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", NAMES, ids=["long", "not UTF-8", "marks", "space"])
 def test_a_name_of_any_bytes_goes_all_the_way(tmp_path, draw, name):
     assert len(os.fsencode(LONG)) == 250

@@ -296,12 +296,16 @@ def test_what_cannot_be_read_is_named_with_the_reason(spoiled):
         assert reason in str(caught.value)
 
 
-def test_check_lists_every_bad_picture_in_order_and_no_good_one(draw, spoiled):
+def test_check_tells_every_bad_picture_from_the_good_ones(draw, spoiled):
     good = [str(draw(f"{i}.png", seed=i)) for i in range(20)]
     table = check_images(good[:10] + list(spoiled) + good[10:])
-    assert list(table.path) == list(spoiled)
-    for problem, reason in zip(table.problem, spoiled.values(), strict=True):
+    assert list(table.path) == good[:10] + list(spoiled) + good[10:]
+    bad = table[table.problem != ""]
+    assert list(bad.path) == list(spoiled)
+    for problem, reason in zip(bad.problem, spoiled.values(), strict=True):
         assert reason in problem and not problem.startswith("Cannot read")
+    assert (bad[["width", "height"]] == 0).all(axis=None)
+    assert set(zip(table.width, table.height, strict=True)) == {(12, 10), (0, 0)}
 
 
 @pytest.mark.parametrize(
@@ -318,10 +322,31 @@ def test_check_lists_every_bad_picture_in_order_and_no_good_one(draw, spoiled):
     ],
 )
 def test_check_lists_odd_sizes(tmp_path, size, problem):
-    Image.new("1", size).save(tmp_path / "a.png")
-    assert list(check_images([tmp_path / "a.png"]).problem) == [problem] * bool(problem)
+    picture = Image.new("1", size)
+    picture.paste(1, (0, 0, size[0], size[1] // 2))
+    picture.save(tmp_path / "a.png")
+    assert check_images([tmp_path / "a.png"]).values[0, 1:].tolist() == [*size, problem]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "name", "flat"),
+    [
+        ((0, 0, 0), (0, 0, 0), "black.png", True),
+        ((200, 30, 40), (200, 30, 40), "red.jpg", True),
+        ((120, 120, 120), (124, 122, 125), "dark.png", True),
+        ((9, 9, 9, 0), (200, 8, 90, 0), "clear.png", True),  # transparent, so white
+        ((120, 120, 120), (128, 120, 120), "fog.png", False),
+        ((0, 0, 0), (255, 255, 255), "mixed.jpg", False),
+    ],
+)
+def test_check_lists_pictures_of_one_colour(tmp_path, low, high, name, flat):
+    picture = Image.new("RGBA" if len(low) == 4 else "RGB", (40, 30), low)
+    picture.paste(high, (0, 0, 20, 30))
+    picture.save(tmp_path / name)
+    problem = "one colour, no contrast" if flat else ""
+    assert list(check_images([tmp_path / name]).problem) == [problem]
 
 
 def test_check_of_nothing_is_an_empty_table():
     table = check_images([])
-    assert table.empty and list(table.columns) == ["path", "problem"]
+    assert table.empty and list(table.columns) == ["path", "width", "height", "problem"]

@@ -69,17 +69,15 @@ def _compare(runs, html):
 
 
 @_commands.command("check")
-@click.argument("folder")
-def _check(folder):
-    """List unreadable and odd pictures of a folder."""
-    from cliphelpers.images import check_images, find_images
+@click.argument("data")
+def _check(data):
+    """Show what is understood of pictures, and what is wrong with them, before anything runs.
 
-    paths = find_images(folder)
-    problems = check_images(paths)
-    for path, problem in zip(problems.path, problems.problem, strict=True):
-        print(f"{path}: {problem}")
-    print(f"{len(paths)} pictures, {len(problems)} with problems")
-    return 1 if len(problems) else 0
+    DATA is a folder, or a CSV manifest.
+    """
+    from cliphelpers.command.check import check
+
+    return 1 if check(data) else 0
 
 
 @_commands.command("download")

@@ -14,12 +14,13 @@ class RunError(ValueError):
 
 
 def read_record(folder):
-    """What the ``run.json`` of a run says: dict; "started" and "commit" for each notebook, too."""
+    """What the ``run.json`` of a run says: dict; when, where and by what for each notebook, too."""
     file = Path(folder, "run.json")
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        when = {key: record[key] for key in ("started", "commit")}  # old ones say it once for all
-        record["notebooks"] = {name: when | one for name, one in record["notebooks"].items()}
+        whole = {key: record[key] for key in ("started", "commit")} | record
+        notebooks = whole.pop("notebooks")  # old ones say it once for all of them
+        record["notebooks"] = {name: whole | one for name, one in notebooks.items()}
     except (ValueError, LookupError, TypeError, AttributeError):
         raise RunError(f"{file} is no record of a run: move it or choose another output") from None
     return record

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -14,22 +15,25 @@ from pathlib import Path
 
 import papermill
 import torch
+from tqdm.auto import tqdm
 from traitlets.config import Config
 
 from cliphelpers.command.compare import RunError, read_record
 from cliphelpers.parameters import check_parameters
+from cliphelpers.progress import WARNING
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 _PACKAGES = ["torch", "torchvision", "timm", "clip-anytorch", "numpy", "scipy", "scikit-learn"]
 
 
 def run(names=(), parameters=None, output="output"):
-    """Execute notebooks in order, with a progress bar for each on stderr.
+    """Execute notebooks in order, with a progress bar for each and their warnings on stderr.
 
     Below ``output`` are then ``notebooks/`` (as executed), ``results/`` (tables), ``pics/``
     (figures) and ``run.json``: when it started, commit, versions, hardware, peak of resident
-    memory in GiB; and under ``notebooks`` for each notebook when it started, commit, parameters
-    and seconds. What an earlier run into the same folder wrote about other notebooks is kept.
+    memory in GiB; and under ``notebooks`` for each notebook the same of its own run (the peak up
+    to its end), parameters, seconds and warnings. What an earlier run into the same folder wrote
+    about other notebooks is kept.
 
     Parameters
     ----------
@@ -53,18 +57,21 @@ def run(names=(), parameters=None, output="output"):
     output = Path(output).resolve()
     _check(typed, defaults)
     earlier = read_record(output)["notebooks"] if (output / "run.json").exists() else {}
-    record = _environment() | {"notebooks": earlier}
+    environment, warned = _environment(), _Warnings()
+    record = environment | {"notebooks": earlier}
     (output / "notebooks").mkdir(parents=True, exist_ok=True)
     for path, own in defaults.items():
         record["notebooks"].pop(path.stem, None)  # what it said is not true of a run that fails
         _save(record, output)
         given = {name: _absolute(value, Path()) for name, value in typed.items() if name in own}
-        times = _execute(path, output / "notebooks" / path.name, given)
-        record["notebooks"][path.stem] = {
+        before = len(warned.said)
+        times = _execute(path, output / "notebooks" / path.name, given, warned)
+        record["notebooks"][path.stem] = environment | {
             "started": times["start_time"],
-            "commit": record["commit"],
+            "peak_memory_gib": _peak_memory(),
             "parameters": {name: typed.get(name, value) for name, value in own.items()},
             "seconds": round(times["duration"], 1),
+            "warnings": list(dict.fromkeys(warned.said[before:])),
         }
         _save(record, output)
 
@@ -132,14 +139,31 @@ def _near(name, known):
 # ------------------------------------------------------------------------------- running
 
 
-def _execute(path, target, parameters):
+class _Warnings:
+    """The notebooks' stderr: keeps the warnings in it and tells each once on our stderr."""
+
+    def __init__(self):
+        self.said = []
+
+    def write(self, text):
+        for line in text.splitlines():
+            if line.startswith(WARNING):
+                if (words := line.removeprefix(WARNING)) not in self.said:
+                    tqdm.write(line, file=sys.stderr)  # above the progress bar
+                self.said.append(words)
+
+    def flush(self):
+        """Papermill calls it."""
+
+
+def _execute(path, target, parameters, warned):
     """What papermill notes: dict with "start_time" (in UTC) and "duration" (seconds)."""
     with tempfile.TemporaryDirectory() as folder:
         # Sockets in a folder of its own: no ports or names that two runs at once could race for
         sockets = {} if os.name == "nt" else {"transport": "ipc", "ip": f"{folder}/kernel"}
         try:
             book = papermill.execute_notebook(
-                path, target, parameters, kernel_name="python3", cwd=NOTEBOOKS,
+                path, target, parameters, kernel_name="python3", cwd=NOTEBOOKS, stderr_file=warned,
                 progress_bar={"desc": path.stem}, config=Config(KernelManager=sockets),
                 shutdown_kernel="immediate",  # torch takes 2 s to leave by itself
             )  # fmt: skip
