@@ -181,17 +181,22 @@ def test_differences_have_never_an_interval_of_no_width(value, groups):
     assert p == pytest.approx(2 * stats.t.sf(abs(value) * (groups + 2), groups - 1))
 
 
-def test_differences_are_those_of_a_measurement_and_a_little_wider():
+def test_differences_are_those_of_a_measurement_unless_that_is_too_sure():
+    """The least variance is that of two more groups, half of which disagree."""
     rng = np.random.default_rng(0)
     (one, classes, groups), other = clustered(1, classes=20), rng.random(1000) < 0.4
-    less = one.astype(int) - other[: len(one)]
-    mean, low, high, p = interval(less, classes, groups)
-    variance, freedom = variance_of(less, classes, groups)
-    law = stats.t(freedom, mean, (variance + 1 / (groups.max() + 3) ** 2) ** 0.5)
-    assert (low, high) == pytest.approx(law.interval(0.95))
-    assert p == pytest.approx(2 * min(law.cdf(0), law.sf(0)))
-    _, narrow_low, narrow_high, _ = interval(less.astype(float), classes, groups)
-    assert low < narrow_low < narrow_high < high
+    wide = one.astype(int) - other[: len(one)]
+    narrow = ((groups == 1) | (groups == 5)).astype(int)
+    for less, floor in ((wide, False), (narrow, True)):
+        mean, low, high, p = interval(less, classes, groups)
+        variance, freedom = variance_of(less, classes, groups)
+        least = 1 / (groups.max() + 3) ** 2
+        assert (variance < least) == floor
+        law = stats.t(freedom, mean, max(variance, least) ** 0.5)
+        assert (low, high) == pytest.approx(law.interval(0.95))
+        assert p == pytest.approx(2 * min(law.cdf(0), law.sf(0)))
+        _, free_low, free_high, _ = interval(less.astype(float), classes, groups)
+        assert (high - low > free_high - free_low) == floor
 
 
 # ------------------------------------------------------------------------------- several seeds

@@ -9,7 +9,7 @@ import pandas as pd
 from cliphelpers.encoders.encoder import normalize, raw_pixels
 from cliphelpers.features import extract_features
 from cliphelpers.images import check_images
-from cliphelpers.index import index_images, targets
+from cliphelpers.index import index_images
 from cliphelpers.progress import say_warnings
 from cliphelpers.splits import make_splits
 
@@ -74,7 +74,6 @@ def _show_copies(index):
 
 
 def _show_splits(index):
-    targets(index)  # refuses a single class
     folds = sum(make_splits(index, ["official", "by_group"]).values(), [])
     rows = [(one.split, one.number, *map(len, (one.train, one.val, one.test))) for one in folds]
     columns = ["split", "fold", "training", "validation", "test"]
