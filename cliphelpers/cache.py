@@ -3,14 +3,18 @@
 import hashlib
 import io
 import os
+import platform
 import warnings
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
 import joblib
 import numpy as np
 import pooch
+import psutil
 
+_HOST = platform.node().replace(".", "-")
 CACHE_FORMAT = "1"  # part of every key: raise it when what is kept, or how it is computed, changes
 
 
@@ -28,7 +32,8 @@ def write_atomically(path, content):
     """Write bytes so that the file is there as a whole or not at all, whoever else writes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name[:8]}.{uuid4().hex}.part")
+    _remove_parts(path.parent)
+    part = path.with_name(f"{path.name[:8]}.{_HOST}.{os.getpid()}.{uuid4().hex}.part")
     try:
         part.write_bytes(content)
         os.replace(part, path)
@@ -37,6 +42,14 @@ def write_atomically(path, content):
         if isinstance(error, OSError):  # one of writing, such as a full disk, names no file
             error.filename = str(path)
         raise
+
+
+@cache
+def _remove_parts(folder):
+    """Remove, once a process, what processes of this machine that are dead had half written."""
+    for part in folder.glob(f"*.{_HOST}.*.*.part"):
+        if not psutil.pid_exists(int(part.name.split(".")[-3])):
+            part.unlink(missing_ok=True)
 
 
 def save_arrays(path, arrays):

@@ -1,17 +1,17 @@
 """One job a core, each on one thread: quicker than all threads on one small job after another."""
 
 import ctypes
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import joblib
 import torch
 from threadpoolctl import threadpool_limits
 
 from cliphelpers.progress import progress
 
-CORES = min(os.cpu_count() or 1, 16)
+CORES = min(joblib.cpu_count(), 16)  # those that this process may use: affinity, cgroups' quota
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _GLIBC = hasattr(_LIBC, "mallopt")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h

@@ -7,7 +7,7 @@ import warnings
 import pandas as pd
 
 from cliphelpers.encoders.encoder import EncoderError, tokenize
-from cliphelpers.encoders.load import LOADERS
+from cliphelpers.encoders.load import LOADERS, tokenizer_of
 from cliphelpers.index import classes, index_images, prompt_names
 from cliphelpers.progress import say_warnings
 from cliphelpers.splits import SPLITS
@@ -92,7 +92,7 @@ def check_parameters(parameters):
     ------
     ParameterError
         A value is impossible, a list is empty or has an impossible item, or a prompt has more
-        than 77 tokens.
+        tokens than an encoder can read, such as 77.
     """
     for name in [name for name in _RULES if name in parameters]:
         value, (allowed, words) = parameters[name], _RULES[name]
@@ -103,15 +103,21 @@ def check_parameters(parameters):
             if not allowed(item):
                 raise ParameterError(f"{must}: {item!r} is none")
     if "templates" in parameters:
-        _check_prompts(**{name: parameters[name] for name in ("data", "names", "templates")})
+        given = ("data", "names", "templates", "encoders")
+        _check_prompts(**{name: parameters[name] for name in given})
 
 
-def _check_prompts(data, names, templates):
+def _check_prompts(data, names, templates, encoders):
     words = _named(data, names)[1]
-    try:
-        tokenize(template.replace("{}", word) for template in templates for word in words)
-    except EncoderError as error:
-        raise ParameterError(f"The parameter templates gives too long a prompt. {error}") from None
+    prompts = [template.replace("{}", word) for template in templates for word in words]
+    for spec in encoders:
+        tokenizer = tokenizer_of(spec)
+        try:
+            if tokenizer:
+                tokenize(tokenizer, prompts)
+        except EncoderError as error:
+            fault = f"The parameter templates does not go with {spec}. {error}"
+            raise ParameterError(fault) from None
 
 
 def _named(data, names=None):

@@ -13,6 +13,14 @@ SHAPES = {"Apple Red 1": "ellipse", "Banana": "rectangle", "Fig": "ellipse", "Ki
 COLOURS = [(200, 30, 40), (230, 200, 40), (90, 40, 110), (110, 140, 50)]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def full_precision():
+    """The same numbers on every machine: "auto" is fp32 in tests, though not in their kernels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cliphelpers.encoders.encoder.auto_precision", lambda device: "fp32")
+        yield
+
+
 @pytest.fixture
 def draw(tmp_path):
     """A function that writes a small picture below tmp_path and returns its path."""

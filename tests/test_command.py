@@ -350,11 +350,11 @@ head_rate = 1e-3
         ("templates", ["a photo."], "a text with one {} where the class name goes: 'a photo.' is"),
         ("templates", ["{} {}"], "a text with one {} where the class name goes: '{} {}' is none"),
         ("templates", [], "templates must be a list, each a text with one {} where the class nam"),
-        ("templates", ["long " * 76 + "{}"], "templates gives too long a prompt. This text has "
+        ("templates", ["long " * 76 + "{}"], "templates does not go with clip:RN50. This text has "
          "more than 77 tokens: 'long long"),
         ("splits", ["clips"], "splits must be a list, each one of official, by_group, random: 'cl"),
-        ("encoders", [], "encoders must be a list, each a text that begins with clip, timm, torc"),
-        ("encoders", ["RN50"], "begins with clip, timm, torchvision, module and a colon: 'RN50'"),
+        ("encoders", [], "encoders must be a list, each a text that begins with clip, openclip"),
+        ("encoders", ["RN50"], "begins with clip, openclip, timm, torchvision, module and a colon"),
         ("shots", 3, "shots must be a list, each a whole number from 1 on, not 3"),
         ("shotz", [3], "None of 04_many has 'shotz': did you mean shots?"),
         ("names", 7, "names must be a CSV file that exists: 7"),
@@ -377,12 +377,17 @@ def test_every_kind_of_encoder_is_allowed(kind):
     check_parameters({"encoders": [f"{kind}:x"]})
 
 
-def test_the_longest_prompt_has_77_tokens(fruits):
+@pytest.mark.parametrize(
+    ("spec", "tokens"),
+    [("clip:RN50", 77), ("openclip:RN50/yfcc15m", 77), ("openclip:PE-Core-B-16", 32)],
+)
+def test_the_longest_prompt_has_as_many_tokens_as_its_encoder_reads(fruits, spec, tokens):
     """A word is a token here; CLIP adds one at the start and one at the end."""
-    given = {"data": fruits, "names": None, "templates": ["long " * 74 + "{}"]}
-    with pytest.raises(ParameterError, match="more than 77 tokens: 'long .*long apple red'"):
-        check_parameters(given)  # two words
-    check_parameters(given | {"templates": ["long " * 73 + "{}"]})
+    others = {"data": fruits, "names": None, "encoders": ["timm:x", spec]}
+    most = "long " * (tokens - 4) + "{}"  # two words
+    check_parameters(others | {"templates": [most]})
+    with pytest.raises(ParameterError, match=f"{spec}.* {tokens} tokens: 'long .*long apple red'"):
+        check_parameters(others | {"templates": ["long " + most]})
 
 
 def test_begin_checks_and_then_sets_the_style():

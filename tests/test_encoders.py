@@ -401,7 +401,7 @@ def test_a_list_of_encoders_goes_to_notebooks_that_need_clips(clip_vit, clip_rn,
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("", "Unknown encoder '': begin with clip, timm, torchvision, module"),
+        ("", "Unknown encoder '': begin with clip, openclip, timm, torchvision"),
         ("clip", "Unknown encoder 'clip'"),
         ("clip:", "Unknown encoder 'clip:'"),
         ("clop:RN50", "Unknown encoder 'clop:RN50'"),
@@ -423,7 +423,7 @@ def test_unknown_names_and_missing_files(spec, message):
 
 
 def test_an_unknown_precision(timm_spec):
-    with pytest.raises(EncoderError, match="Unknown precision 'fp8': use fp32, bf16, fp16"):
+    with pytest.raises(EncoderError, match="Unknown precision 'fp8': use auto, fp32, bf16, fp16"):
         load_encoder(timm_spec, precision="fp8")
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -10,10 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 from torchvision.transforms import functional as transforms
-
-with warnings.catch_warnings():  # it imports pkg_resources, which warns
-    warnings.simplefilter("ignore")
-    import clip
 
 from cliphelpers.encoders.preprocess import Preprocess
 
@@ -38,15 +34,21 @@ class Encoder:
     features : str
         What the features are, as it stands in results.
     text : nn.Module, optional
-        CLIP's text side, with the method encode_text: tokens, int (T, 77) -> float (T, E).
-    projection : nn.Linear, optional
+        CLIP's text side, with the method encode_text: tokens, int (T, L) -> float (T, E).
+    tokenizer : callable, optional
+        From texts to what ``text`` takes, int (T, L): ``tokenizer(texts, context_length=L)``, where
+        L is the model's own by default. It cuts longer texts, which :func:`tokenize` refuses.
+    projection : nn.Module, optional
         From features (D) to the joint embedding (E) of pictures and texts.
     logit_scale : float, optional
         Factor of the cosine similarities, exp of CLIP's learned log temperature.
+    logit_bias : float
+        What sigmoid models (SigLIP) add to the scaled similarities; 0 for all others.
     joint : bool
         Whether its features are the joint embedding, of length 1, times ``logit_scale``: there
         text weights are a linear head. See :func:`joint`.
-    precision : {"fp32", "bf16", "fp16"}
+    precision : {"fp32", "bf16", "fp16", "auto"}
+        "auto" becomes what :func:`auto_precision` says of the device.
     device : str
         By default the GPU where there is one.
 
@@ -61,15 +63,19 @@ class Encoder:
     preprocess: Preprocess = field(default_factory=Preprocess)
     features: str = "penultimate"
     text: nn.Module | None = None
-    projection: nn.Linear | None = None
+    tokenizer: Callable | None = None
+    projection: nn.Module | None = None
     logit_scale: float | None = None
+    logit_bias: float = 0.0
     joint: bool = False
     precision: str = "fp32"
     device: str = field(default_factory=lambda: default_device())
 
     def __post_init__(self):
+        if self.precision == "auto":
+            self.precision = auto_precision(self.device)
         if self.precision not in _PRECISIONS:
-            known = ", ".join(_PRECISIONS)
+            known = ", ".join(["auto", *_PRECISIONS])
             raise EncoderError(f"Unknown precision {self.precision!r}: use {known}")
         for part in filter(None, (self.module, self.text, self.projection)):
             freeze(part, self.name, self.device)
@@ -105,8 +111,25 @@ def fingerprint(module):
 
 
 def default_device():
-    """The GPU where there is one, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The GPU where there is one, NVIDIA's, AMD's or Apple's, else the CPU."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def auto_precision(device):
+    """ "bf16" where a device computes it natively, else "fp32".
+
+    Native are NVIDIA's GPUs from Ampere on, AMD's, and processors with AVX512-BF16 or AMX. Of
+    Apple's GPUs torch does not say, and some refuse it.
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        units = [f"_is_{unit}_supported" for unit in ("avx512_bf16", "amx_tile")]
+        native = kind == "cpu" and any(getattr(torch.cpu, unit, bool)() for unit in units)
+    return "bf16" if native else "fp32"
 
 
 @torch.inference_mode()
@@ -127,7 +150,8 @@ def encode_batch(encoder, pictures):
     look = encoder.preprocess
     batch = transforms.normalize(batch.float() / 255, look.mean, look.std, inplace=True)
     dtype = _PRECISIONS[encoder.precision]
-    with torch.autocast(encoder.device, dtype=dtype, enabled=dtype != torch.float32):
+    kind = torch.device(encoder.device).type
+    with torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
         features = encoder.module(batch)
     return features.float().contiguous().cpu().numpy()  # no view into a larger tensor
 
@@ -179,26 +203,29 @@ def encode_text(encoder, texts):
     Raises
     ------
     EncoderError
-        No CLIP, or a text of more than 77 tokens.
+        No CLIP, or a text of more tokens than it can read.
     """
     _needs_text(encoder)
-    batches = tokenize(texts).to(encoder.device).split(256)
+    batches = tokenize(encoder.tokenizer, texts).to(encoder.device).split(256)
     return torch.cat([encoder.text.encode_text(batch).float() for batch in batches]).cpu().numpy()
 
 
-def tokenize(texts):
-    """CLIP's tokens of texts: int tensor, shape (T, 77).
+def tokenize(tokenizer, texts):
+    """A tokenizer's tokens of texts, none of which is cut: int tensor, shape (T, L).
 
     Raises
     ------
     EncoderError
-        A text has more than 77 tokens.
+        A text has more than L tokens.
     """
-    try:
-        return clip.tokenize(list(texts))
-    except RuntimeError as error:  # "Input TEXT is too long for context length 77"
-        text = str(error).removeprefix("Input ").rpartition(" is too long")[0]
-        raise EncoderError(f"This text has more than 77 tokens: {text!r}") from None
+    tokens = tokenizer(texts)
+    length, padding = tokens.shape[1], tokenizer([""]).mode().values
+    whole = tokenizer(texts, context_length=2 * length)
+    kept, wanted = ((some != padding).sum(1) for some in (tokens, whole))
+    for text, cut in zip(texts, kept < wanted, strict=True):
+        if cut:
+            raise EncoderError(f"This text has more than {length} tokens: {text!r}")
+    return tokens
 
 
 def _needs_text(encoder):

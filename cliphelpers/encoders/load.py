@@ -1,33 +1,41 @@
-"""Make the encoder that a short text names.
+"""Make the encoders that short texts name.
 
 clip:ViT-B/32                           OpenAI's CLIP by name, or clip:path.pt
+openclip:ViT-B-32/laion2b_s34b_b79k     open_clip's models by name, or ...@file, or
+                                        openclip:local-dir:folder
 timm:deit_tiny_patch16_224              timm's pretrained weights, or ...@file
 torchvision:resnet50                    torchvision's default weights, or ...@file
 module:my_encoder.py                    the function encoder() of a Python file of one's own,
                                         or encoder(file) with ...@file
 """
 
+import os
+import re
 import runpy
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from cliphelpers.encoders.encoder import Encoder, EncoderError
 from cliphelpers.encoders.encoder import joint as joint_encoder
-from cliphelpers.encoders.pretrained import load_clip, load_timm, load_torchvision
+from cliphelpers.encoders.openclip import load_openclip, openclip_tokenizer
+from cliphelpers.encoders.pretrained import CLIP_TOKENIZER, load_clip, load_timm, load_torchvision
 
 
-def load_encoder(spec, precision="fp32", device=None):
+def load_encoder(spec, precision="auto", device=None):
     """Make the encoder that a text names.
 
     Parameters
     ----------
     spec : str
-        ``clip:NAME`` or ``clip:FILE``, ``timm:NAME[@FILE]``, ``torchvision:NAME[@FILE]`` or
-        ``module:FILE.py[@FILE]``, a Python file of your own whose function ``encoder()``, or
-        ``encoder(file)``, returns an :class:`Encoder`. Files hold a state dict (.safetensors, or
-        .pt and .pth, which are read without executing pickled code; for CLIP also OpenAI's
-        archives).
-    precision : {"fp32", "bf16", "fp16"}
+        ``clip:NAME`` or ``clip:FILE``, ``openclip:MODEL[/PRETRAINED][@FILE]``,
+        ``openclip:hf-hub:NAME`` or ``openclip:local-dir:FOLDER``, ``timm:NAME[@FILE]``,
+        ``torchvision:NAME[@FILE]`` or ``module:FILE.py[@FILE]``, a Python file of your own whose
+        function ``encoder()``, or ``encoder(file)``, returns an :class:`Encoder`. Files hold a
+        state dict, also as trainings save them (.safetensors, or .pt and .pth, which are read
+        without executing pickled code; for ``clip:`` also OpenAI's archives).
+    precision : {"auto", "fp32", "bf16", "fp16"}
+        Of the image side; see :class:`Encoder`.
     device : str, optional
 
     Returns
@@ -39,8 +47,9 @@ def load_encoder(spec, precision="fp32", device=None):
     For probes CLIP's features are taken before the projection to the joint embedding (Radford
     et al., Learning transferable visual models from natural language supervision, 2021, section
     3.2 and appendix A.3). For its ViT that is the class token after the last layer norm, for its
-    ResNet the attention pool before the output projection. :func:`joint` gives the
-    encoder whose features are ``encode_image``, normalised and scaled.
+    ResNet the attention pool before the output projection; towers without a projection, such as
+    SigLIP's, give the embedding itself. :func:`joint` gives the encoder whose features are
+    ``encode_image``, normalised and scaled.
 
     Raises
     ------
@@ -54,6 +63,67 @@ def load_encoder(spec, precision="fp32", device=None):
     return replace(encoder, precision=precision, device=device or encoder.device)
 
 
+def load_encoders(specs, precision="auto", device=None):
+    """Make several encoders, no two of one name, since results are told apart by it.
+
+    Where two would have the same name, each bears the shortest part of its text that tells it from
+    the others: "CLIP model (runA)" and "CLIP model (runB)".
+
+    Parameters
+    ----------
+    specs : list of str
+        As of :func:`load_encoder`, like the other parameters.
+
+    Returns
+    -------
+    list of Encoder
+
+    Raises
+    ------
+    EncoderError
+        The same encoder twice, or one that cannot be made.
+    """
+    encoders = [load_encoder(spec, precision, device) for spec in specs]
+    for name, times in Counter(encoder.name for encoder in encoders).items():
+        if times > 1:
+            places = [place for place, encoder in enumerate(encoders) if encoder.name == name]
+            labels = _labels([specs[place] for place in places])
+            for place, label in zip(places, labels, strict=True):
+                encoders[place].name = f"{name} ({label})"
+    return encoders
+
+
+def _labels(specs):
+    """The shortest part of each text that tells it from the others."""
+    parts = [[part for part in re.split(r"[:@/\\]", spec) if part.strip(".")] for spec in specs]
+    backwards = [own[::-1] for own in parts]
+    same = len(os.path.commonprefix(backwards))
+    for length in range(1, max(map(len, parts)) + 1):
+        labels = ["/".join(own[same : same + length][::-1]) for own in backwards]
+        if len(set(labels)) == len(labels):
+            return labels
+    raise EncoderError(f"The same encoder twice: {' and '.join(specs)}")
+
+
+def is_clip(spec):
+    """Whether a text names an encoder with a text side."""
+    return spec.partition(":")[0] in ("clip", "openclip")
+
+
+def tokenizer_of(spec):
+    """The tokenizer of the encoder that a text names; its weights are not read.
+
+    Returns
+    -------
+    callable, or None
+        As of :class:`Encoder`.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "openclip":
+        return openclip_tokenizer(rest)
+    return CLIP_TOKENIZER if kind == "clip" else None
+
+
 def load_clips(specs, joint=False):
     """Make the encoders among ``specs`` that are CLIPs, since only they have a text side.
 
@@ -62,7 +132,7 @@ def load_clips(specs, joint=False):
     Parameters
     ----------
     specs : list of str
-        As of :func:`load_encoder`.
+        As of :func:`load_encoders`.
     joint : bool
         Whether their features are to be the joint embedding of pictures and texts.
 
@@ -76,10 +146,10 @@ def load_clips(specs, joint=False):
     EncoderError
         None of them is a CLIP, or one of them cannot be made.
     """
-    clips = [spec for spec in specs if spec.startswith("clip:")]
+    clips = [spec for spec in specs if is_clip(spec)]
     if not clips:
-        raise EncoderError(f"There is no CLIP (clip:NAME or clip:FILE) among the encoders {specs}")
-    loaded = [load_encoder(spec) for spec in clips]
+        raise EncoderError(f"There is no CLIP (clip: or openclip:) among the encoders {specs}")
+    loaded = load_encoders(clips)
     return [joint_encoder(clip) for clip in loaded] if joint else loaded
 
 
@@ -95,5 +165,5 @@ def _load_module(rest):
     return made
 
 
-LOADERS = {"clip": load_clip, "timm": load_timm, "torchvision": load_torchvision}
-LOADERS["module"] = _load_module
+LOADERS = {"clip": load_clip, "openclip": load_openclip, "timm": load_timm}
+LOADERS |= {"torchvision": load_torchvision, "module": _load_module}

@@ -2,39 +2,85 @@
 
 import difflib
 import warnings
+import zipfile
+from functools import partial
 from pathlib import Path
+from textwrap import shorten
 
 import timm
 import torch
 from torch import nn
 from torchvision import models
 
-from cliphelpers.encoders.encoder import Encoder, EncoderError, clip
+from cliphelpers.encoders.encoder import Encoder, EncoderError
 from cliphelpers.encoders.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
-from cliphelpers.encoders.weights import explained, load_state
+from cliphelpers.encoders.weights import explained, load_state, read_state
+
+with warnings.catch_warnings():  # it imports pkg_resources, which warns
+    warnings.simplefilter("ignore")
+    import clip
+
+
+CLIP_TOKENIZER = partial(clip.tokenize, truncate=True)
+_NAMES = ["logit_scale", "text_projection", "token_embedding.weight", "visual.conv1.weight"]
 
 
 def load_clip(name):
     """The encoder of ``clip:NAME`` or ``clip:FILE``."""
-    path, fault = Path(name), f"{name} holds no CLIP, or is damaged"
+    path = Path(name)
+    if path.is_file() and not _is_archive(path):
+        model = _build_clip(path)
+    else:
+        model = _openai_clip(path, name)
+    visual, projection = before_projection(model.visual)
+    model.visual = nn.Module()  # what is left is the text side,
+    model.visual.conv1 = model.token_embedding  # which asks the image side for its number type
+    label, side = path.stem if path.is_file() else name, visual.input_resolution
+    return Encoder(
+        f"CLIP {label}", visual, Preprocess(side, side, "bicubic", CLIP_MEAN, CLIP_STD),
+        "pre-projection", model, partial(CLIP_TOKENIZER, context_length=model.context_length),
+        projection, model.logit_scale.exp().item(),
+    )  # fmt: skip
+
+
+def _is_archive(path):
+    """Is a file one of TorchScript's, as OpenAI publishes its weights?"""
+    if not zipfile.is_zipfile(path):
+        return False
+    return any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist())
+
+
+def _openai_clip(path, name):
+    fault = f"{name} holds no CLIP, or is damaged"
     if not path.is_file():
         if path.suffix:
             raise EncoderError(f"There is no file {name} with the weights of a CLIP")
-        _check_name("clip", name, clip.available_models())
+        check_name("clip", name, clip.available_models())
         fault = (
             f"clip:{name} could not be downloaded. Fetch {clip.clip._MODELS[name]} on another "
             f"machine and use clip:FILE, or put it into {Path.home() / '.cache' / 'clip'}"
         )
     with explained(fault), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit.load, which reads OpenAI's archives, is old
-        model, _ = clip.load(name, device="cpu")
-    visual, projection = before_projection(model.visual)
-    model.visual = nn.Module()  # what is left is the text side,
-    model.visual.conv1 = model.token_embedding  # which asks the image side for its number type
-    label = path.stem if path.is_file() else name
-    side, scale = visual.input_resolution, model.logit_scale.exp().item()
-    preprocess = Preprocess(side, side, "bicubic", CLIP_MEAN, CLIP_STD)
-    return Encoder(f"CLIP {label}", visual, preprocess, "pre-projection", model, projection, scale)
+        warnings.simplefilter("ignore")  # torch.jit.load, which reads these archives, is old
+        return clip.load(name, device="cpu")[0]
+
+
+def _build_clip(path):
+    """OpenAI's model with the weights of a state dict; others have another activation."""
+    other = (
+        f"use openclip:MODEL@{path}, where MODEL says which it is: ViT-B-32 or ViT-B-32-quickgelu"
+    )
+    if path.suffix == ".safetensors":
+        raise EncoderError(f"{path} does not say whether it was trained with QuickGELU: {other}")
+    state = read_state(path, _NAMES)
+    if missing := [name for name in _NAMES if name not in state]:
+        has, lacks = (shorten(", ".join(some), 110, placeholder="…") for some in (state, missing))
+        raise EncoderError(f"{path} holds no CLIP of OpenAI's form: it lacks {lacks} and has {has}")
+    block = next((key for key in state if key.startswith("transformer.resblocks.0.")), "")
+    if ".ln_1." in block:  # OpenAI's code, whose activation is QuickGELU, begins with the attention
+        raise EncoderError(f"{path} was written by open_clip, whose models have GELU: {other}")
+    with explained(f"{path} does not fit OpenAI's CLIP"):
+        return clip.model.build_model(state).float()
 
 
 def before_projection(visual):
@@ -42,31 +88,42 @@ def before_projection(visual):
 
     Parameters
     ----------
-    visual : clip.model.VisionTransformer or clip.model.ModifiedResNet
-        Is changed.
+    visual : nn.Module
+        The tower of clip or of open_clip; is changed.
 
     Returns
     -------
-    nn.Module, nn.Linear
+    nn.Module, nn.Module
+        The projection is the identity if the tower ends without one, as SigLIP's does.
     """
-    if isinstance(visual, clip.model.VisionTransformer):
+    if isinstance(getattr(visual, "proj", None), nn.Parameter):  # a ViT
         projection = nn.Linear(*visual.proj.shape, bias=False)
         projection.weight.data = visual.proj.T.detach().clone()
         visual.proj = None
-    else:
+        return visual, projection
+    if hasattr(visual, "attnpool"):  # a ResNet, which wants a linear layer there
         projection = visual.attnpool.c_proj
         identity = nn.Linear(projection.in_features, projection.in_features)
         nn.init.eye_(identity.weight)
         nn.init.zeros_(identity.bias)
         visual.attnpool.c_proj = identity
-    return visual, projection
+        return visual, projection
+    # open_clip's tower of timm: its projection is its head, or else the last layer of timm's model
+    last = visual.head if len(visual.head) else visual.trunk.get_classifier()
+    if not isinstance(last, nn.Linear | nn.Sequential) or hasattr(last, "pool"):
+        return visual, nn.Identity()
+    place = next(name for name, layer in visual.named_modules() if layer is last)
+    visual.set_submodule(place, nn.Identity())
+    return visual, last
 
 
 def load_timm(rest):
     """The encoder of ``timm:NAME[@FILE]``."""
     name, _, file = rest.partition("@")
-    _check_name("timm", name.split(".")[0], timm.list_models())
-    with _downloading(f"timm:{name}"):
+    name = name.removeprefix("timm/")  # as its hub has it
+    if ":" not in name:  # such as hf-hub:
+        check_name("timm", name, [*timm.list_models(), *timm.list_pretrained()])
+    with downloading(f"timm:{name}"):
         model = timm.create_model(name, pretrained=not file, num_classes=0)
     if file:
         with torch.device("meta"):
@@ -78,15 +135,15 @@ def load_timm(rest):
         raise EncoderError(f"timm:{name} wants pictures prepared in a way that is not supported")
     resize, squash = int(size / config["crop_pct"]), config["crop_mode"] == "squash"
     way = config["interpolation"], config["mean"], config["std"], squash
-    return Encoder(name, model, Preprocess(size, resize, *way))
+    return Encoder(name.rpartition("/")[2], model, Preprocess(size, resize, *way))
 
 
 def load_torchvision(rest):
     """The encoder of ``torchvision:NAME[@FILE]``."""
     name, _, file = rest.partition("@")
-    _check_name("torchvision", name, models.list_models(models))
+    check_name("torchvision", name, models.list_models(models))
     weights = models.get_model_weights(name).DEFAULT
-    with _downloading(f"torchvision:{name}"):
+    with downloading(f"torchvision:{name}"):
         model = models.get_model(name, weights=None if file else weights)
     if hasattr(model, "transform_input"):
         model.transform_input = True  # as torchvision does for its weights of Inception
@@ -108,16 +165,34 @@ def _remove_head(model):
     model.set_submodule(linear[-1], nn.Identity())
 
 
-def _downloading(spec):
+def downloading(spec):
+    """Turn an error of a download into an EncoderError."""
     return explained(
         f"The weights of {spec} could not be downloaded. Fetch them on a machine with internet "
         f"and use {spec}@FILE"
     )
 
 
-def _check_name(kind, name, names):
-    """Refuse a name that no model has, with those that begin with it or are most like it."""
+def check_name(kind, name, names, mark="."):
+    """Refuse a name that is not among names, with those that are most like it.
+
+    What follows the mark says which of a model's weights are meant.
+    """
+    model = name.partition(mark)[0]
+    if model not in names:
+        starts = {}  # as long as what is written
+        for other in [other for other in names if mark not in other]:
+            starts.setdefault(other[: len(model)].lower(), []).append(other)
+        alike = difflib.get_close_matches(model.lower(), starts, 3, cutoff=0.75)
+        near = starts.get(model.lower(), [starts[start][0] for start in alike])[:3]
+        hint = f": did you mean {' or '.join(near)}?" if near else ", nor one of a similar name"
+        raise EncoderError(f"{kind} has no model {model!r}{hint}")
     if name not in names:
-        begun = [other for other in names if other.startswith(name)]
-        near = begun[:3] or difflib.get_close_matches(name, names, 3, cutoff=0)
-        raise EncoderError(f"{kind} has no model {name!r}: did you mean {' or '.join(near)}?")
+        raise EncoderError(f"{kind} has no weights {name!r}: {choice(kind, model, names, mark)}")
+
+
+def choice(kind, model, names, mark):
+    """In words, the weights that a model can have."""
+    tags = [name.removeprefix(model + mark) for name in names if name.startswith(model + mark)]
+    known = f"say {kind}:{model}{mark}X with X one of {', '.join(tags)}; or " if tags else ""
+    return f"{known}give yours, {kind}:{model}@FILE"
