@@ -114,7 +114,7 @@ def brackets(run, *experiments):
         return text
     names = ", ".join(name[:2] for name in earlier[earlier].index)
     return (f"{text}. " if text else "") + (
-        f"Notebooks {names}: brackets are 95 % intervals of an earlier run, which resampled whole "
+        f"Notebook{'s' * (',' in names)} {names}: brackets are 95 % intervals of an earlier run, which resampled whole "
         "groups, whatever their class, and corrected no comparison"
     )
 
@@ -122,21 +122,24 @@ def brackets(run, *experiments):
 def verdicts(run, experiments, features=""):
     """Of how many differences what is said, of experiments such as "05 06": a sentence's end."""
     rows = find(read(run), *experiments.split())
-    rows = rows[(rows.metric == "top-1 difference") & rows.features.str.contains(features)]
+    rows = rows[rows.metric == "top-1 difference"]
+    rows = rows[rows.features.fillna("").str.contains(features)]
     if rows.verdict.notna().all():
-        found = [(rows.verdict == one).sum() for one in ("better", "worse", "not decided")]
-        how = "comparisons, by Holm's correction for all of a notebook"
-        return "better in {}, worse in {}, not decided in {} of {} ".format(*found, len(rows)) + how
-    above, below = (rows.low > 0).sum(), (rows.high < 0).sum()
-    chance = f"by chance alone {0.05 * len(rows):.1f} would leave it out"
-    return f"above 0 in {above}, below in {below} of {len(rows)} intervals ({chance})"
+        up, down, end = "better", "worse", "by Holm's correction for all of a notebook"
+        better, worse = (rows.verdict == up).sum(), (rows.verdict == down).sum()
+    else:
+        up, down, better, worse = "higher", "lower", (rows.low > 0).sum(), (rows.high < 0).sum()
+        end = f"uncorrected: chance alone would leave 0 out of about {0.05 * len(rows):.1f}"
+    rest = len(rows) - better - worse
+    found = f"{up} in {better}, {down} in {worse} and not decided in {rest} of {len(rows)}"
+    return f"{found} comparisons ({end})"
 
 
 def edges(run, *experiments):
-    """How many choices of some fold of a question lay at the edge of their grid, of how many."""
+    """Of how many questions some fold's choice lay at the edge of its grid, such as 3 of 20."""
     rows = find(read(run), *experiments)
     rows = rows[(rows.metric == "top-1") & rows.at_edge.notna()]
-    return f"{(rows.at_edge > 0).sum()} of {len(rows)}"
+    return f"{(rows.at_edge > 0).sum()} of {len(rows)}" if len(rows) else "not recorded"
 
 
 def cells():
