@@ -126,7 +126,7 @@ def test_logistic_reaches_scikit_learn_s_optimum_at_every_penalty(n, size, noise
         reference = linear_model.LogisticRegression(C=1 / (n * strength), **newton).fit(Z, y)
         best = loss_of(Z, y, reference.coef_.T, reference.intercept_, strength)
         found = loss_of(Z, y, coef * std[:, None], intercept + mean @ coef, strength)
-        assert best - 1e-7 <= found <= best + ours.tolerance
+        assert best - 1e-7 <= found <= best + 2 * ours.tolerance
         answers = np.argmax(X @ coef + intercept, axis=1)
         assert np.mean(answers == reference.predict(Z)) > 0.99
 
