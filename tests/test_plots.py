@@ -53,11 +53,12 @@ def test_dots_stand_at_their_values_with_their_intervals(table):
     assert axis.get_xlim()[0] == 0
 
 
-def test_several_seeds_are_one_dot_at_their_mean(table):
-    again = table.assign(value=table.value + 0.1, low=table.low + 0.1, high=table.high + 0.1)
-    figure = dots(pd.concat([table, again]), "encoder", "method", "title")
-    drawn = errorbars(figure.axes[0])["ridge"]
-    np.testing.assert_allclose(drawn, [[0.65, 0.55, 0.7], [0.85, 0.75, 0.9]])
+@pytest.mark.parametrize("split", ["official", "by_group", "by_look", "random"])
+def test_a_panel_s_title_says_what_its_split_holds_out(table, split):
+    figure = dots(table[:2].assign(split=split), "encoder", "method", "title")
+    name, meaning = figure.axes[0].get_title(loc="left").split("\n")
+    assert name == split and ("group" in meaning) == (split == "by_group")
+    assert ("alike" in meaning) == (split == "by_look")
 
 
 def test_differences_have_a_line_at_0_and_baselines_one_each(table):
@@ -70,24 +71,31 @@ def test_differences_have_a_line_at_0_and_baselines_one_each(table):
         assert 0 in upright and expected in upright
 
 
-def test_curves_are_means_over_seeds_with_twice_their_standard_error():
-    rng, rows = np.random.default_rng(0), []
-    for k in (1, 4, 16):
-        rows += [("official", "A", "head", k, seed, rng.random()) for seed in range(5)]
-    columns = ["split", "encoder", "method", "shots", "seed", "value"]
-    table = pd.DataFrame(rows, columns=columns).assign(low=0.0, high=1.0)
+def drawn_line(axis, label):
+    return next(line for line in axis.lines if line.get_label() == label).get_xydata()
+
+
+def test_curves_go_through_the_rows_with_a_ribbon_of_their_intervals():
+    table = pd.DataFrame({"split": "official", "encoder": "A", "method": "head"}, range(3))
+    table = table.assign(shots=[1, 4, 16], value=[0.2, 0.5, 0.6], low=[0.1, 0.35, 0.58])
+    table["high"] = [0.4, 0.55, 0.7]
     ends = pd.DataFrame({"split": ["official"], "encoder": "A", "method": "all", "value": 0.9})
     figure = curves(table, "shots", "method", "title", "k", lines=ends)
     (axis,) = figure.axes
-    line = next(line for line in axis.lines if line.get_label() == "head")
-    means = table.groupby("shots").value.mean()
-    np.testing.assert_allclose(line.get_xydata(), np.column_stack([means.index, means]))
-    spread = 2 * table.groupby("shots").value.std() / np.sqrt(5)
-    corners = axis.collections[0].get_paths()[0].vertices[:, 1]
-    assert np.isclose(corners.max(), (means + spread).max())
-    assert np.isclose(corners.min(), (means - spread).min())
-    level = next(line for line in axis.lines if line.get_label() == "all")
-    assert set(level.get_ydata()) == {0.9} and axis.get_xscale() == "log"
+    np.testing.assert_allclose(drawn_line(axis, "head"), table[["shots", "value"]])
+    (ribbon,) = axis.collections
+    corners = {tuple(corner) for corner in ribbon.get_paths()[0].vertices}
+    for end in ("low", "high"):
+        assert set(table[["shots", end]].itertuples(index=False, name=None)) <= corners
+    assert set(drawn_line(axis, "all")[:, 1]) == {0.9} and axis.get_xscale() == "log"
+
+
+def test_curves_of_several_trainings_are_their_mean_without_a_ribbon():
+    table = pd.DataFrame({"epoch": [0, 1, 0, 1], "accuracy": [0.1, 0.5, 0.3, 0.9]})
+    table = table.assign(split="official", encoder="A", part="train")
+    (axis,) = curves(table, "epoch", "part", "title", "epoch", y="accuracy", log=False).axes
+    np.testing.assert_allclose(drawn_line(axis, "train"), [[0, 0.2], [1, 0.7]])
+    assert not axis.collections
 
 
 def test_a_row_of_panels_for_each_encoder_but_not_where_encoders_are_colours(table):
