@@ -69,10 +69,9 @@ def upsampling():
     """Accuracy with SRGAN less that with bicubic interpolation."""
     rows = table("07", "top-1 difference")
     side = rows.features.str.extract(r"srgan from (\d+) − bicubic", expand=False)
-    few = rows.shots.map(", k = {:.0f}".format, na_action="ignore").fillna(
-        rows.method.map({"class mean": ", all"})
-    )
-    rows = rows.assign(task=rows.method + few.fillna("") + ", from " + side).dropna(subset="task")
+    few = rows.shots.map(", k = {:.0f}".format, na_action="ignore").astype(object)
+    few = few.fillna(rows.method.map({"class mean": ", all"})).fillna("")
+    rows = rows.assign(task=rows.method + few + ", from " + side).dropna(subset="task")
     title = "Does srgan help? Its accuracy less that of bicubic"
     return ch.dots(rows, "task", "encoder", title, "difference of top-1 accuracy")
 

@@ -43,7 +43,7 @@ def means(rows):
     The column ``start`` says of how many of its trainings validation kept the start: a share.
     """
     keys = ["experiment", "split", "encoder", "features", "method", "shots", "metric"]
-    chosen = rows.chosen.fillna("").astype(str).str.split("; ").explode()
+    chosen = rows.chosen.astype(object).fillna("").str.split("; ").explode()
     start = (chosen == "epoch 0").groupby(level=0).mean()
     rows = rows.assign(start=start, mean=rows.seed.isna())
     groups = rows.groupby(keys, dropna=False, sort=False)
@@ -123,7 +123,7 @@ def verdicts(run, experiments, features=""):
     """Of how many differences what is said, of experiments such as "05 06": a sentence's end."""
     rows = find(read(run), *experiments.split())
     rows = rows[rows.metric == "top-1 difference"]
-    rows = rows[rows.features.fillna("").str.contains(features)]
+    rows = rows[rows.features.astype(object).fillna("").str.contains(features)]
     if rows.verdict.notna().all():
         up, down, end = "better", "worse", "by Holm's correction for all of a notebook"
         better, worse = (rows.verdict == up).sum(), (rows.verdict == down).sum()

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -13,10 +14,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cliphelpers.index import group_of, index_images
+from cliphelpers.index import index_images
+from cliphelpers.looks import group_of
+from cliphelpers.study import COLUMNS
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = list(pd.read_csv(ROOT / "report" / "results" / "embedded" / "01_zero_shot.csv", nrows=0))
 
 
 def load(name):
@@ -27,9 +29,54 @@ def load(name):
 
 
 tables = load("tables")
-
-
 gallery = load("gallery")
+EARLIER = [name for name in COLUMNS if name not in [*tables.LATER, "p"]]  # columns of its tables
+
+
+def result(split, encoder, method, value, metric="top-1", **others):
+    """A row of results whose interval reaches 0.1 to both sides, unless said otherwise."""
+    row = {"dataset": "some", "n": 123, "features": "joint, bicubic", "value": value}
+    row |= {"low": value - 0.1, "high": value + 0.1, "low_classes": 0.01, "high_classes": 0.99}
+    return row | {"split": split, "encoder": encoder, "method": method, "metric": metric} | others
+
+
+def write(folder, experiment, *rows, columns=COLUMNS):
+    """Write a table of results as a study does, or with the columns of an earlier run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows).assign(experiment=experiment).reindex(columns=columns)
+    table = table.astype({"shots": "Int64", "seed": "Int64"})
+    table.to_csv(folder / f"{experiment}.csv", index=False, float_format="%.6f")
+
+
+LESS = {"metric": "top-1 difference", "shots": 2}
+
+
+def tuned(columns):
+    """Rows of fine-tuning, with two seeds: with their mean, and as an earlier run wrote them."""
+    whole = columns is COLUMNS
+    for seed, value, epoch in ((0, 0.5, 0), (1, 0.7, 2)):
+        at = {"shots": 2, "seed": seed}
+        yield result("by_group", "new", "linear probe", value - 0.1, **at)
+        yield result("by_group", "new", "fine-tuned ML", value, chosen=f"epoch {epoch}", **at)
+        yield result("by_group", "kept", "fine-tuned ML", value, chosen="epoch 0", **at)
+    if whole:  # an interval that no mean of the others' gives, and what the last seed chose
+        mean = {"shots": 2, "low": 0.33, "high": 0.88}
+        yield result("by_group", "new", "linear probe", 0.5, **mean)
+        yield result("by_group", "new", "fine-tuned ML", 0.6, chosen="epoch 2", **mean)
+        yield result("by_group", "kept", "fine-tuned ML", 0.6, chosen="epoch 0", **mean)
+    words = {"new": "better", "worse": "worse", "kept": "not decided", "same": "not decided"}
+    for encoder, value in (("new", 0.2), ("worse", -0.3), ("kept", 0.25), ("same", 0.05)):
+        at = LESS | ({} if whole else {"seed": 0}) | {"verdict": words[encoder]}
+        yield result("by_group", encoder, "fine-tuned ML − linear probe", value, **at)
+
+
+@pytest.fixture(params=["as a study writes", "of an earlier run"])
+def run(request, tmp_path, monkeypatch):
+    """A committed run with tables of one kind: its name; kind is "" or "earlier"."""
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    columns = COLUMNS if request.param == "as a study writes" else EARLIER
+    write(tmp_path / "one", "06_fine_tune_imagenet", *tuned(columns), columns=columns)
+    return "one", columns is EARLIER
 
 
 # ------------------------------------------------------------------------------- README, RESULTS.md
@@ -68,6 +115,76 @@ def test_a_changed_number_is_put_right_within_its_line():
     made = tables.fill(f"a {name}99.9 %<!-- end --> b {name}<!-- end -->, c")
     right = f"{name}{100 * value:.1f} %<!-- end -->"
     assert made == f"a {right} b {right}, c"
+
+
+def test_of_several_seeds_the_row_of_their_mean_stands_for_them(run):
+    name, earlier = run
+    lines = tables.finetuning(name).splitlines()[2:]
+    new = "60.0 % (50.0 to 70.0)" if earlier else "60.0 % (33.0 to 88.0) [1.0 to 99.0]"
+    marks = ("", "") if earlier else (" (†)", " †")  # validation kept the start of one seed, of all
+    assert lines[1] == f"| new | fine-tuned ML | {new}{marks[0]} |"
+    assert lines[2] == f"| kept | fine-tuned ML | {new}{marks[1]} |"
+    assert lines[0] == f"| new | linear probe | {new.replace('60.0 %', '50.0 %')} |" or earlier
+
+
+def test_differences_are_judged_by_the_table_or_by_uncorrected_intervals(run):
+    name, earlier = run
+    said = tables.verdicts(name, "05 06")
+    if earlier:
+        start = "higher in 2, lower in 1 and not decided in 1 of 4 comparisons (uncorrected: "
+        assert said == start + "chance alone would leave 0 out of about 0.2)"
+        assert "resampled whole groups" in tables.brackets(name, "06")
+    else:
+        start = "better in 1, worse in 1 and not decided in 2 of 4 comparisons"
+        assert said == start + " (by Holm's correction for all of a notebook)"
+        assert "these classes and other groups" in tables.brackets(name, "06")
+        assert "25.0 % (15.0 to 35.0), not decided" in tables.finetuning(name, "top-1 difference")
+        assert "earlier run" not in tables.brackets(name, "06")
+
+
+def test_a_page_says_which_of_its_tables_are_of_an_earlier_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    row = result("official", "one", "zero-shot", 0.5)
+    write(tmp_path / "one", "01_zero_shot", row)
+    write(tmp_path / "one", "02_k_shot", row, columns=EARLIER)
+    new, old = tables.brackets("one", "01"), tables.brackets("one", "02")
+    assert old.startswith("Notebook 02: brackets are 95 % intervals of an earlier run")
+    assert tables.brackets("one", "01", "02") == f"{new}. {old}"
+
+
+def test_choices_at_the_edge_of_their_grid_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    rows = [
+        result("official", "one", "ridge", 0.5, shots=k, at_edge=0.5 * (k > 2)) for k in (1, 2, 3)
+    ]
+    write(tmp_path / "one", "03_linear_probe_clip", *rows, result("official", "one", "given", 0.5))
+    assert tables.edges("one", "03") == "1 of 3"
+    assert tables.edges("one", "02") == "not recorded"
+
+
+def test_what_a_split_promises_has_a_column_for_each_split(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    values = {"random": 0.9, "official": 0.8, "by_group": 0.2, "by_look": 0.3}
+    rows = [result(split, "one", "ridge", value) for split, value in values.items()]
+    write(tmp_path / "one", "03_linear_probe_clip", *rows)
+    head, _, line = tables.promises("one").splitlines()
+    assert head == "| encoder | official | by_group | by_look | random |"
+    assert re.findall(r"(\d+)\.0 % \(", line) == ["80", "20", "30", "90"]
+
+
+def test_the_numbers_of_the_benchmarks_are_those_of_their_tables():
+    simulated = pd.read_csv(ROOT / "benchmarks" / "intervals.csv")
+    kinds = simulated.drop(columns=["target", "way", "held", "width"]).drop_duplicates()
+    assert tables.cells() == str(len(kinds))
+    held = simulated.query("target == 'difference' and way == 'interval'").held
+    assert tables.coverage("difference") == f"{100 * held.min():.0f} to {100 * held.max():.0f} %"
+    looks = pd.read_csv(ROOT / "benchmarks" / "looks.csv")
+    off = [100 * (row["5 looks a class"] - row.truth) for _, row in looks.iterrows()]
+    raw = [x for x, name in zip(off, looks.encoder, strict=True) if name == "10x10 raw pixels"]
+    said = tables.promised("5 looks a class", "pixels").replace("−", "-")
+    assert said == f"{min(raw):.0f} to {max(raw):.0f}"
+    least = min(x for x in off if x not in raw)
+    assert tables.promised("5 looks a class").replace("−", "-").startswith(f"{least:.0f} to ")
 
 
 # ------------------------------------------------------------------------------- report.pdf
@@ -138,37 +255,115 @@ def test_a_report_without_results_says_what_is_missing(build, checkout):
     assert names == {"01", "02", "04", "05", "06", "07"}
 
 
-def test_the_report_takes_new_tables_and_judges_by_their_intervals(build, checkout):
-    same = {"dataset": "some", "seed": 0, "n": 123, "features": "joint, bicubic"}
-
-    def write(experiment, *rows):
-        folder = checkout / "report" / "results" / "photographs"
-        folder.mkdir(parents=True, exist_ok=True)
-        keys = ["split", "encoder", "method", "shots", "metric", "value", "low", "high"]
-        table = pd.DataFrame([dict(zip(keys, row, strict=True)) | same for row in rows])
-        table = table.assign(experiment=experiment).reindex(columns=COLUMNS)
-        table.to_csv(folder / f"{experiment}.csv", index=False)
-
-    less, change = "fine-tuned ML − linear probe", "top-1 difference"
-    write(
-        "05_fine_tune_clip",
-        ("by_group", "CLIP new", "linear probe", 7, "top-1", 0.5, 0.4, 0.6),
-        ("by_group", "CLIP new", "fine-tuned ML", 7, "top-1", 0.61234, 0.5, 0.7),
-        ("by_group", "CLIP new", less, 7, change, 0.11234, 0.02, 0.2),
-        ("by_group", "CLIP worse", less, 7, change, -0.3, -0.4, -0.2),
-        ("by_group", "CLIP same", less, 7, change, 0.0, -0.1, 0.1),
-    )
+@pytest.mark.parametrize("columns", [COLUMNS, EARLIER], ids=["as a study writes", "earlier"])
+def test_the_report_takes_new_tables_and_judges_by_what_they_say(build, checkout, columns):
+    folder = checkout / "report" / "results" / "photographs"
+    write(folder, "06_fine_tune_imagenet", *tuned(columns), columns=columns)
     compiler = build.compiler(checkout)
-    assert "report/results/photographs/05_fine_tune_clip.csv" not in missing(compiler)
+    assert "report/results/photographs/06_fine_tune_imagenet.csv" not in missing(compiler)
     (table,) = said(compiler, "<photographs-tuned>")
-    assert "fine-tunedML61.2(50.0to70.0)" in table
     (differences,) = said(compiler, "<photographs-tuned-differences>")
-    assert "CLIPworsefine-tunedML−30.0(−40.0to−20.0)" in differences
     text = " ".join(said(compiler, "par"))
-    assert "CLIPnew+11.2points(+2.0to+20.0),higher" in text
-    assert "CLIPworse−30.0points(−40.0to−20.0),lower" in text
-    assert "CLIPsame0.0points(−10.0to+10.0),notdecided" in text
-    assert "higherin1,lowerin1andnotdecidedin1of3comparisons" in text
+    if columns is COLUMNS:
+        assert "newlinearprobe50.0(33.0to88.0)" in table
+        assert "fine-tunedML60.0(33.0to88.0)(†)" in table and "(33.0to88.0)†" in table
+        assert "keptfine-tunedML+25.0(+15.0to+35.0)notdecided" in differences
+        assert "new+20.0points(+10.0to+30.0),better" in text
+        assert "worse−30.0points(−40.0to−20.0),worse" in text
+        assert "betterin1,worsein1andnotdecidedin2of4comparisons" in text
+        assert "ofanearlierrun" not in text
+    else:
+        assert "newlinearprobe50.0(40.0to60.0)" in table and "†" not in table
+        assert "keptfine-tunedML+25.0(+15.0to+35.0)higher" in differences
+        assert "new+20.0points(+10.0to+30.0),higher" in text
+        assert "higherin2,lowerin1andnotdecidedin1of4comparisons" in text
+        assert "chancealonewouldleave0outofabout0.2" in text
+        assert "Thetablesofnotebook6onthephotographsarethoseofanearlierrun" in text
+
+
+def test_who_is_first_is_said_with_the_paired_difference(build, checkout):
+    folder = checkout / "report" / "results" / "photographs"
+    logistic = [("official", "first", 0.8), ("by_group", "first", 0.7), ("by_group", "second", 0.6)]
+    rows = [result(*two, "logistic regression", value) for *two, value in logistic]
+    rows += [result("by_group", "first (random weights)", "logistic regression", 0.55)]
+    rows += [result("official", "second", "logistic regression", 0.8)]
+    pair = {"metric": "top-1 difference", "features": None, "verdict": "worse"}
+    rows += [result("by_group", "second − first", "logistic regression", -0.1345, **pair)]
+    write(folder, "04_linear_probe_imagenet", *rows)
+    text = " ".join(said(build.compiler(checkout), "par"))
+    assert "first,70.0%(60.0to80.0%),thenextthatonsecond,60.0%" in text
+    assert text.count("theirpaireddifferenceis+13.5points(+3.5to+23.5),better") >= 2
+    assert "55.0%(45.0to65.0%)and70.0%(60.0to80.0%)offirst" in text
+    assert "Theintervalsoffirstandofthesamewithrandomweightsoverlap" in text
+
+
+def test_what_splits_and_intervals_promise_is_read_from_the_benchmarks(build, checkout):
+    head = "dataset,encoder,truth,random,3 looks a class,5 looks a class,8 looks a class"
+    lines = [
+        "one,10x10 raw pixels,.1,.9,.1,.1,.1",
+        "one,good,.5,.7,.2,.45,.6",
+        "grocery,good,.5,.6,.2,.51,.6",
+    ]
+    (checkout / "benchmarks" / "looks.csv").write_text("\n".join([head, *lines]) + "\n")
+    path = checkout / "benchmarks" / "intervals.csv"
+    simulated = pd.read_csv(path)
+    one = (simulated.target == "difference") & (simulated.way == "interval")
+    simulated.loc[one, "held"] = np.linspace(0.4321, 0.8765, one.sum())
+    simulated.to_csv(path, index=False)
+    compiler = build.compiler(checkout)
+    (looks,) = said(compiler, "<looks-table>")
+    assert "onegood" not in looks and "good50.070.020.045.060.0−5.0" in looks
+    (coverage,) = said(compiler, "<coverage>")
+    assert "apaireddifferenceours43.265.487.7" in coverage  # least, median, highest
+    text = " ".join(said(compiler, "par"))
+    assert "therandomsplitpromises10.0to20.0pointsmorethancomestrue" in text
+    assert "forrawpixels80.0to80.0pointsmore" in text
+    assert "within3.0pointsofthetruthinhalfofthe2cases" in text
+    assert "tootstrictin1" not in text and "toostrictin1casesandtookindin1" in text
+    assert "thoseofadifferencein43to88%" in text
+
+
+# ------------------------------------------------------------------------------- figures.py
+
+
+@pytest.fixture
+def figures(run, monkeypatch):
+    """report/figures.py on a run with tables of either kind, and whether they are earlier ones."""
+    monkeypatch.syspath_prepend(ROOT / "report")
+    monkeypatch.setitem(sys.modules, "tables", tables)
+    module = load("figures")
+    monkeypatch.setattr(module, "RUN", run[0])
+    monkeypatch.setattr(module, "RESULTS", tables.RESULTS)
+    return module
+
+
+def test_figures_of_the_photographs_show_means_over_seeds(figures, run):
+    drawn = figures.tuned("06", "title", "encoder", "method")
+    bars = [bar for axis in drawn.axes for bar in axis.containers]
+    found = {float(x): bar for bar in bars for x in bar.lines[0].get_xdata()}
+    assert sorted(found) == pytest.approx([0.5, 0.6])
+    (ends,) = {tuple(np.round(part[:, 0], 6)) for part in found[0.6].lines[2][0].get_segments()}
+    assert ends == ((0.5, 0.7) if run[1] else (0.33, 0.88))
+
+
+def test_curves_of_the_trainings_are_drawn_where_they_are_there(figures, run):
+    rows = [
+        {
+            "split": "by_group",
+            "encoder": "new",
+            "features": "joint, srgan",
+            "method": "fine-tuned ML",
+        }
+        | {"epoch": epoch, "part": part, "accuracy": 0.25 * epoch}
+        for part in ("train", "validation")
+        for epoch in (0, 1, 2)
+    ]
+    path = tables.RESULTS / run[0] / "06_fine_tune_imagenet_curves.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    (axis,) = figures.epochs(path).axes
+    assert axis.get_title().startswith("new, srgan")
+    assert [list(line.get_ydata()) for line in axis.lines] == [[0, 0.25, 0.5]] * 2
+    assert "fine-tuned ML − linear probe" in set(tables.read(run[0]).method)  # and no curves in it
 
 
 # ------------------------------------------------------------------------------- make gallery
@@ -224,7 +419,8 @@ def project(tmp_path):
     for folder in ("data/fruits-mini", "pics", "report/results/embedded"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "pics" / "one.jpg").write_text("old")
-    for name in ("pics/one.jpg", "pics/two.jpg", "results/01_one.csv", "results/02_two.csv"):
+    tables_and_curves = [f"results/{name}.csv" for name in (*STEMS, f"{STEMS[1]}_curves")]
+    for name in ("pics/one.jpg", "pics/two.jpg", *tables_and_curves):
         (tmp_path / "output" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "output" / name).write_text(f"new {name}")
     record = {"notebooks": dict.fromkeys(STEMS, {"seconds": 1})}
@@ -269,6 +465,8 @@ def test_the_gallery_brings_outputs_figures_and_tables(project):
     found = files(project)
     assert found["pics/one.jpg"] == b"new pics/one.jpg"
     assert found["report/results/embedded/01_one.csv"] == b"new results/01_one.csv"
+    curves = found["report/results/embedded/02_two_curves.csv"]
+    assert curves == b"new results/02_two_curves.csv"
     assert {"pics/two.jpg", "report/results/embedded/run.json"} <= set(found)
     gallery.refresh(project / "output", project)  # once more: the same
     assert files(project) == found
@@ -401,6 +599,6 @@ def test_the_facts_about_the_pictures_are_so():
             assert row.folder.startswith("../")  # what measuring needs beside the repository
             continue
         index = index_images(ROOT / row.folder)
-        clips = index.groupby("label")["group"].nunique()
-        counted = (clips.size, len(set(group_of(index))), clips.min(), clips.max())
-        assert (row.classes, row.clips, row.fewest, row.most) == counted
+        groups = index.groupby("label")["group"].nunique()
+        counted = (groups.size, len(set(group_of(index))), groups.min(), groups.max())
+        assert (row.classes, row.groups, row.fewest, row.most) == counted

@@ -22,7 +22,7 @@ from cliphelpers.encoders.openclip import load_openclip, openclip_tokenizer
 from cliphelpers.encoders.pretrained import CLIP_TOKENIZER, load_clip, load_timm, load_torchvision
 
 
-def load_encoder(spec, precision="auto", device=None):
+def load_encoder(spec, precision="fp32", device=None):
     """Make the encoder that a text names.
 
     Parameters
@@ -34,8 +34,8 @@ def load_encoder(spec, precision="auto", device=None):
         function ``encoder()``, or ``encoder(file)``, returns an :class:`Encoder`. Files hold a
         state dict, also as trainings save them (.safetensors, or .pt and .pth, which are read
         without executing pickled code; for ``clip:`` also OpenAI's archives).
-    precision : {"auto", "fp32", "bf16", "fp16"}
-        Of the image side; see :class:`Encoder`.
+    precision : {"fp32", "auto", "bf16", "fp16"}
+        Of the image side: see :class:`Encoder`. With "auto" results differ between machines.
     device : str, optional
 
     Returns
@@ -63,7 +63,7 @@ def load_encoder(spec, precision="auto", device=None):
     return replace(encoder, precision=precision, device=device or encoder.device)
 
 
-def load_encoders(specs, precision="auto", device=None):
+def load_encoders(specs, precision="fp32", device=None):
     """Make several encoders, no two of one name, since results are told apart by it.
 
     Where two would have the same name, each bears the shortest part of its text that tells it from
