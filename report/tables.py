@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from cliphelpers.evaluation import LEVEL
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "report" / "results"
 PAGES = [ROOT / "README.md", ROOT / "report" / "RESULTS.md"]
@@ -98,25 +100,21 @@ def untrained(run, split):
 
 
 def brackets(run, *experiments):
-    """What the brackets of these experiments' tables are: a sentence."""
-    earlier = (
-        find(read(run), *experiments)
-        .groupby("experiment")
-        .low_classes.agg(lambda column: column.isna().all())
-    )
-    text = (
-        "Round brackets are 95 % intervals for these classes and other groups of them, "
-        "square ones for other classes, too; better or worse is what survives Holm's correction"
-    )
-    if earlier.all():
-        text = ""
-    if not earlier.any():
-        return text
-    names = ", ".join(name[:2] for name in earlier[earlier].index)
-    return (f"{text}. " if text else "") + (
-        f"Notebook{'s' * (',' in names)} {names}: brackets are 95 % intervals of an earlier run, which resampled whole "
-        "groups, whatever their class, and corrected no comparison"
-    )
+    """What the brackets of these experiments' tables are: a sentence, or two."""
+    rows, said = find(read(run), *experiments), []
+    earlier = rows[rows.low_classes.isna()].experiment.str[:2].unique()
+    if len(earlier) < rows.experiment.nunique():
+        said.append(
+            f"Round brackets are {100 * LEVEL:.0f} % intervals for these classes and other groups "
+            "of them, square ones for other classes, too; better or worse is what survives Holm's "
+            "correction"
+        )
+    if len(earlier):
+        said.append(
+            f"Of an earlier run (notebooks {', '.join(earlier)}): there brackets are intervals "
+            "that resample whole groups, whatever their class, and no comparison is corrected"
+        )
+    return ". ".join(said)
 
 
 def verdicts(run, experiments, features=""):
@@ -129,7 +127,7 @@ def verdicts(run, experiments, features=""):
         better, worse = (rows.verdict == up).sum(), (rows.verdict == down).sum()
     else:
         up, down, better, worse = "higher", "lower", (rows.low > 0).sum(), (rows.high < 0).sum()
-        end = f"uncorrected: chance alone would leave 0 out of about {0.05 * len(rows):.1f}"
+        end = f"uncorrected: chance alone would leave 0 out of about {(1 - LEVEL) * len(rows):.1f}"
     rest = len(rows) - better - worse
     found = f"{up} in {better}, {down} in {worse} and not decided in {rest} of {len(rows)}"
     return f"{found} comparisons ({end})"
