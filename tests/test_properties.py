@@ -3,6 +3,7 @@
 import copy
 import os
 import warnings
+import zlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +16,8 @@ from hypothesis.extra import numpy as arrays
 
 from cliphelpers.cache import key_of
 from cliphelpers.folders import part_of
-from cliphelpers.index import classes, group_of, index_images
+from cliphelpers.index import classes, index_images
+from cliphelpers.looks import group_of, looks
 from cliphelpers.splits import SPLITS, few_shot, few_shot_fold, make_splits
 
 QUICK = settings(max_examples=30, deadline=None)
@@ -42,6 +44,20 @@ def index_of(made, stated=True):
     index = index.sort_values(["label", "path"], ignore_index=True)
     index.attrs = {"root": "/data", "name": "data"}
     return index
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pictures_of_nine_kinds(tmp_path_factory):
+    """In place of files: the path says which of nine pictures it is."""
+
+    def extract(encoder, index):
+        kinds = [zlib.crc32(path.encode()) % 9 for path in index.path]
+        return np.random.default_rng(0).random((9, 300), np.float32)[kinds]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPHELPERS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("cliphelpers.looks.extract_features", extract)
+        yield
 
 
 indexes = st.builds(index_of, st.lists(groups, min_size=1, max_size=12), st.booleans())
@@ -126,11 +142,20 @@ def test_any_split(split, data, index, seed):
 
 @QUICK
 @given(index=indexes, seed=seeds)
-def test_clips_are_held_out_whole(index, seed):
-    clip = group_of(index)
+def test_groups_are_held_out_whole(index, seed):
+    group = group_of(index)
     for fold in folds_of("by_group", index, seed):
-        assert not set(clip[fold.test]) & set(clip[fold.fit])
+        assert not set(group[fold.test]) & set(group[fold.fit])
         assert (index["group"].iloc[fold.test] != "").all()
+
+
+@QUICK
+@given(index=indexes, seed=seeds)
+def test_looks_are_held_out_whole(index, seed):
+    look = index.label.to_numpy(object) + "/" + looks(index).astype(str)
+    for fold in folds_of("by_look", index, seed):
+        assert not set(look[fold.test]) & set(look[fold.fit])
+        assert index.label.iloc[fold.test].nunique() == len(set(look[fold.test]))
 
 
 @QUICK
@@ -142,11 +167,21 @@ def test_the_official_test_part_is_the_stated_one(index, seed):
         assert np.array_equal(fold.val, np.flatnonzero(index.split == "val"))
 
 
-@pytest.mark.filterwarnings("ignore:Without the split")
 @QUICK
 @given(index=indexes, seed=seeds)
-def test_there_is_a_split_for_any_index_with_two_pictures_of_a_class(index, seed):
-    assume(index.label.value_counts().max() > 1)
+def test_random_and_looks_test_each_picture_once_that_has_another_to_learn_from(index, seed):
+    several = index.groupby("label").path.transform("size") > 1
+    differ = pd.Series(looks(index)).groupby(index.label.to_numpy()).transform("nunique") > 1
+    for split, tested in (("random", several), ("by_look", differ)):
+        rows = np.concatenate([fold.test for fold in folds_of(split, index, seed)])
+        assert np.array_equal(np.sort(rows), np.flatnonzero(tested))
+
+
+@pytest.mark.filterwarnings("ignore:.*instead of")
+@QUICK
+@given(index=indexes, seed=seeds)
+def test_there_is_a_split_for_any_index_with_two_pictures_of_a_class_that_differ(index, seed):
+    assume(looks(index).any())
     for folds in make_splits(index, list(SPLITS), seed).values():
         assert sum(len(fold.test) for fold in folds)
 
@@ -157,11 +192,10 @@ def test_there_is_a_split_for_any_index_with_two_pictures_of_a_class(index, seed
 @QUICK
 @given(index=indexes, seed=seeds, k=st.integers(1, 8))
 def test_draws_have_k_of_each_class_or_all_it_has(index, seed, k):
-    rows, short = few_shot(index, k, seed)
+    rows = few_shot(index, k, seed)
     sizes = index.label.value_counts()
     drawn = index.label.iloc[rows].value_counts()
     assert drawn.to_dict() == sizes.clip(upper=k).to_dict()
-    assert short == sizes[sizes < k].to_dict()
     assert np.array_equal(rows, np.unique(rows))
 
 
@@ -169,7 +203,7 @@ def test_draws_have_k_of_each_class_or_all_it_has(index, seed, k):
 @given(data=st.data(), index=indexes, seed=seeds, k=st.integers(1, 8))
 def test_draws_are_nested_and_depend_on_nothing_else(data, index, seed, k):
     def drawn(part, k):
-        return set(part.path.iloc[few_shot(part, k, seed)[0]])
+        return set(part.path.iloc[few_shot(part, k, seed)])
 
     expected = drawn(index, k)
     assert expected <= drawn(index, k + 1)
@@ -188,7 +222,7 @@ def test_draws_are_nested_and_depend_on_nothing_else(data, index, seed, k):
 def test_two_seeds_draw_differently(seed, other):
     assume(seed != other)
     index = index_of([("a", "train", "", 100)])  # the same 10 of 101 have a chance of 1 in 10^13
-    assert not np.array_equal(few_shot(index, 10, seed)[0], few_shot(index, 10, other)[0])
+    assert not np.array_equal(few_shot(index, 10, seed), few_shot(index, 10, other))
 
 
 @QUICK
@@ -199,6 +233,8 @@ def test_a_fold_s_draws_stay_in_their_parts(index, seed, k):
         assert set(few.train) <= set(fold.train) and set(few.val) <= set(fold.val)
         assert set(few.fit) <= set(fold.fit) and np.array_equal(few.test, fold.test)
         assert index.label.iloc[few.val].value_counts().max() <= min(k, 4) or not len(few.val)
+        whole = index.label.iloc[fold.fit].value_counts().max() <= k
+        assert few.shots == (None if whole else k)
 
 
 # ------------------------------------------------------------------------------- cache keys
