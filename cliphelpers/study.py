@@ -7,7 +7,7 @@ each k and seed. The answer says of each test picture what it was taken for.
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -129,10 +129,9 @@ class Study:
             No class, or not every one, has as many training pictures as the least of ``shots``.
         """
         folds = folds or [fold for some in self.splits.values() for fold in some]
-        for fold in folds:
-            for k in self._possible(shots, folds) if shots else [None]:
-                drawn = [self._draw(fold, k, seed) for seed in seeds] if k else [fold]
-                self._asked.append(_Question(method, classifier, encoder, drawn, chosen))
+        for fold, k in product(folds, self._possible(shots, folds) if shots else [None]):
+            drawn = [self._draw(fold, k, seed) for seed in seeds] if k else [fold]
+            self._asked.append(_Question(method, classifier, encoder, drawn, chosen))
 
     def _possible(self, shots, folds):
         most = min(np.bincount(self.y[fold.fit]).min() for fold in folds)
