@@ -1,14 +1,17 @@
 """A study's answers and rows against the same questions put by hand."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from cliphelpers.classifiers import Linear, NearestMean, Ridge, fit_chosen
 from cliphelpers.encoders.encoder import raw_pixels
-from cliphelpers.evaluation import bootstrap
+from cliphelpers.evaluation import interval
 from cliphelpers.features import extract_features
-from cliphelpers.index import group_of, index_images
+from cliphelpers.index import index_images
+from cliphelpers.looks import group_of
 from cliphelpers.splits import few_shot_fold, make_splits
 from cliphelpers.study import COLUMNS, Study
 
@@ -47,6 +50,21 @@ def study(index, splits):
     return Study("03_some", index, splits, top=(1, 2))
 
 
+ENDS = ["value", "low", "high", "p", "low_classes", "high_classes"]
+
+
+def told_by(row):
+    return [float("nan" if getattr(row, name) is None else getattr(row, name)) for name in ENDS]
+
+
+def ends(study, values, rows):
+    """The two intervals that a row should have, and p, by the named groups and by the classes."""
+    groups = np.unique(group_of(study.index), return_inverse=True)[1][rows]
+    mean, low, high, p = interval(values, study.y[rows], groups)
+    _, wide_low, wide_high, _ = interval(values, np.zeros(len(rows), int), study.y[rows])
+    return [mean, low, high, p, wide_low, wide_high]
+
+
 # ------------------------------------------------------------------------------- asking
 
 
@@ -67,8 +85,9 @@ def test_answers_are_those_of_fitting_each_fold_by_hand(study, splits, pixels, X
         np.testing.assert_array_equal(told.predicted, scores.argmax(1))
         np.testing.assert_array_equal(told.right, scores.argmax(1) == told.y)
         row = table[(table.split == split) & (table.metric == "top-1")].iloc[0]
-        expected = bootstrap(told.right, group_of(study.index)[told.rows])
-        assert (row.value, row.low, row.high) == expected and row.n == len(told.y)
+        expected = ends(study, told.predicted == told.y, told.rows)
+        np.testing.assert_array_equal(told_by(row), expected)
+        assert row.n == len(told.y) and pd.isna(row.verdict)
         assert (row.encoder, row.features, row.experiment) == (pixels.name, "pixels", "03_some")
         second = np.sort(scores, axis=1)[:, -2]
         held = np.mean(scores[np.arange(len(told.y)), told.y] >= second)
@@ -78,9 +97,10 @@ def test_answers_are_those_of_fitting_each_fold_by_hand(study, splits, pixels, X
 def test_few_shot_answers_learn_from_the_draws_and_the_first_seed_chooses(study, splits, pixels, X):
     ridge = Ridge([1e-3, 100.0])
     study.ask("ridge", ridge, pixels, shots=[1, 2], seeds=[3, 4])
-    table = study.run()
-    assert list(zip(table.shots, table.seed, strict=True))[:4] == [(1, 3), (1, 4), (2, 3), (2, 4)]
-    assert set(table.metric) == {"top-1"}
+    study.run()
+    table = study.table(every_seed=True, split="official")
+    assert table.shots.tolist() == [1, 1, 1, 2, 2, 2] and set(table.metric) == {"top-1"}
+    assert table.seed.tolist()[::3] == [3, 3] and table.seed.isna().sum() == 2
     for k in (1, 2):
         parts = {3: [], 4: []}
         for fold in splits["by_group"]:
@@ -94,25 +114,111 @@ def test_few_shot_answers_learn_from_the_draws_and_the_first_seed_chooses(study,
             told = study.answers(split="by_group", shots=k, seed=seed)
             expected = np.concatenate(parts[seed]).argmax(1)
             np.testing.assert_array_equal(told.predicted, expected)
+            assert told.scores is None
 
 
-def test_several_seeds_as_one_row_are_their_mean(index, splits, pixels):
-    each, together = Study("x", index, splits), Study("x", index, splits)
-    each.ask("mean", NearestMean(), pixels, shots=[1], seeds=range(3))
-    together.ask("mean", NearestMean(), pixels, shots=[1], seeds=range(3), average=True)
-    each.run()
-    assert together.run().seed.isna().all() and len(together.run()) == 2
+def test_the_row_of_several_seeds_is_of_their_mean(study, pixels):
+    study.ask("mean", NearestMean(), pixels, shots=[1, 2], seeds=range(3))
+    table = study.run()
+    assert len(table) == 4 and table.seed.isna().all()
+    every = study.table(every_seed=True)
+    assert len(every) == 16 and every.seed.dropna().tolist() == [0, 1, 2] * 4
+    for row in table.itertuples():
+        at = {"split": row.split, "shots": row.shots}
+        told = [study.answers(**at, seed=seed) for seed in range(3)]
+        expected = ends(study, np.stack([one.right for one in told]), told[0].rows)
+        np.testing.assert_array_equal(told_by(row), expected)
+        single = every[(every.split == row.split) & (every.shots == row.shots)].dropna(
+            subset="seed"
+        )
+        assert row.value == pytest.approx(single.value.mean())
+        for seed, one in zip(range(3), single.itertuples(), strict=True):
+            expected = ends(study, told[seed].right, told[seed].rows)
+            np.testing.assert_array_equal(told_by(one), expected)
+
+
+def test_a_single_seed_keeps_its_row(study, pixels):
+    study.ask("mean", NearestMean(), pixels, shots=[2], seeds=[7])
+    table = study.run()
+    assert table.seed.tolist() == [7, 7]
+    pd.testing.assert_frame_equal(table, study.table(every_seed=True))
+
+
+def test_what_was_chosen_and_whether_at_an_edge(study, splits, pixels, X):
+    ridge = Ridge([1e3, 1.0, 1e-3])
+    study.ask("ridge", ridge, pixels)
+    study.ask("one", Ridge([1.0]), pixels)
+    study.ask("said", NearestMean(), pixels, chosen="three prompts")
+    table = study.run()
     for split in NAMES:
-        mean = np.mean([each.answers(split=split, seed=seed).right for seed in range(3)], axis=0)
-        np.testing.assert_allclose(together.answers(split=split).right, mean)
+        chosen = [fit_chosen(ridge, X, study.y, fold) for fold in splits[split]]
+        rows = table[(table.split == split) & (table.method == "ridge")]
+        assert set(rows.chosen) == {"; ".join(dict.fromkeys(one.chosen_ for one in chosen))}
+        assert (rows.at_edge == np.mean([one.at_edge_ for one in chosen])).all()
+    assert table[table.method == "one"][["chosen", "at_edge"]].isna().all(axis=None)
+    said = table[table.method == "said"]
+    assert set(said.chosen) == {"three prompts"} and set(said.at_edge) == {0}
+
+
+@pytest.mark.parametrize(("top", "metrics"), [((1, 3), 2), ((1, 4), 1), ((1, 5), 1)])
+def test_the_best_of_as_many_classes_as_there_are_say_nothing(index, splits, pixels, top, metrics):
+    study = Study("x", index, splits, top=top)
+    study.ask("mean", NearestMean(), pixels)
+    assert study.run().metric.nunique() == metrics
+
+
+# ------------------------------------------------------------------------------- how many shots
+
+
+def test_a_k_beyond_a_class_is_left_out_with_one_warning(study, pixels):
+    """Every class has 12 pictures to learn from, in every fold."""
+    with pytest.warns(UserWarning, match="A class has 12 pictures to learn from in a fold") as told:
+        study.ask("mean", NearestMean(), pixels, shots=[4, 11, 16, 32], seeds=range(2))
+    assert len(told) == 1 and told[0].filename == __file__
+    table = study.run()
+    assert set(table.shots) == {4, 11} and len(table) == 4
+
+
+@pytest.mark.parametrize("shots", [[13], [16, 64]])
+def test_no_k_that_every_class_has_is_an_error(study, pixels, shots):
+    words = f"k = {shots[0]} is too much: a class has 12 pictures to learn"
+    with pytest.raises(ValueError, match=words):
+        study.ask("mean", NearestMean(), pixels, shots=shots)
+
+
+def test_the_smallest_class_of_the_folds_that_are_asked_counts(study, splits, pixels):
+    fold = splits["official"][0]
+    bananas = fold.fit[study.index.label.iloc[fold.fit] == "Banana"]
+    less = splits["official"][0].__class__(
+        np.setdiff1d(fold.train, bananas[:9]), np.setdiff1d(fold.val, bananas[:9]), fold.test,
+        split="official",
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="A class has 3 pictures to learn"):
+        study.ask("mean", NearestMean(), pixels, [less], shots=[2, 3, 4])
+    assert set(study.run().shots) == {2, 3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        study.ask("mean", NearestMean(), pixels, [fold], shots=[2, 3, 4])
+
+
+def test_a_k_that_is_all_is_no_point_of_a_curve(study, splits, pixels, X):
+    study.ask("mean", NearestMean(), pixels, shots=[12], seeds=[5])
+    table = study.run()
+    assert table.shots.isna().all() and set(table.metric) == {"top-1", "top-2"}
+    for fold, told in zip(splits["official"], [study.answers(split="official")], strict=True):
+        by_hand = NearestMean().fit(X[fold.fit], study.y[fold.fit], 4).scores(X[fold.test])[0]
+        np.testing.assert_array_equal(told.predicted, by_hand.argmax(1))
+
+
+# ------------------------------------------------------------------------------- once
 
 
 def test_a_split_has_its_row_once_all_of_its_folds_are_answered(study, splits, pixels):
     folds = splits["by_group"]
     for fold in folds[:0:-1]:  # from the last to the second
-        study.ask("mean", NearestMean(), pixels, fold)
+        study.ask("mean", NearestMean(), pixels, [fold])
     assert study.run().empty
-    study.ask("mean", NearestMean(), pixels, folds[0])
+    study.ask("mean", NearestMean(), pixels, folds[:1])
     assert set(study.run().split) == {"by_group"}
     np.testing.assert_array_equal(study.answers().rows, study.rows("by_group"))
 
@@ -126,7 +232,7 @@ def test_a_known_head_needs_only_the_features_of_test_pictures(study, splits, pi
 
     monkeypatch.setattr("cliphelpers.study.extract_features", extract)
     head = (np.eye(48, 4, dtype=np.float32), 0)
-    study.ask("known", Linear(head), pixels, splits["official"][0])
+    study.ask("known", Linear(head), pixels, splits["official"])
     study.run()
     np.testing.assert_array_equal(seen[0], np.sort(splits["official"][0].test))
 
@@ -155,15 +261,16 @@ def test_answers_must_be_told_apart(study, pixels, where):
 # ------------------------------------------------------------------------------- rows
 
 
-def test_an_added_row_has_the_interval_of_its_clips(study):
-    rows = np.array([0, 1, 2, 30, 31])
-    values = np.array([1, 1, 1, 0, 0])
+@pytest.mark.parametrize("kind", [bool, int, float])
+def test_an_added_row_has_the_interval_of_its_groups_and_that_of_its_classes(study, kind):
+    rows, values = np.array([0, 1, 9, 30, 31, 70]), np.array([1, 1, 0, 0, 1, 1]).astype(kind)
     study.add("sharpness", values, rows, split="official", shots=4, seed=1)
     row = study.table().iloc[0].dropna().to_dict()
-    mean, low, high = bootstrap(values, group_of(study.index)[rows])
+    mean, low, high, _, wide_low, wide_high = ends(study, values, rows)
     assert row == {
         "experiment": "03_some", "dataset": "tiny-fruits", "split": "official", "shots": 4,
-        "seed": 1, "metric": "sharpness", "value": mean, "low": low, "high": high, "n": 5,
+        "seed": 1, "metric": "sharpness", "value": mean, "low": low, "high": high, "n": 6,
+        "low_classes": wide_low, "high_classes": wide_high,
     }  # fmt: skip
 
 
@@ -187,11 +294,69 @@ def test_differences_are_taken_picture_by_picture(study, pixels):
     study.differences("method", ["one", "other", "same"])
     table = study.table(metric="top-1 difference")
     assert list(table.method) == ["one − other"] * 2 + ["one − same"] * 2 + ["other − same"] * 2
-    assert (table[table.method == "one − same"][["value", "low", "high"]] == 0).all(axis=None)
+    same = table[table.method == "one − same"]
+    assert (same.value == 0).all() and (same.p == 1).all()
+    assert (same.low < 0).all() and (same.high > 0).all() and set(same.verdict) == {"not decided"}
     for row in table[table.method == "one − other"].itertuples():
         one, other = (study.answers(split=row.split, method=name) for name in ("one", "other"))
-        by_hand = bootstrap(one.right - other.right, group_of(study.index)[one.rows])
-        assert (row.value, row.low, row.high) == by_hand and row.features == "pixels"
+        expected = ends(study, one.right.astype(int) - other.right, one.rows)
+        np.testing.assert_array_equal(told_by(row), expected)
+        assert row.features == "pixels"
+
+
+def test_differences_of_several_seeds_are_of_their_means_seed_by_seed(study, pixels):
+    for method, classifier in [("mean", NearestMean()), ("ridge", Ridge([1e-2]))]:
+        study.ask(method, classifier, pixels, shots=[1, 2], seeds=range(3))
+    study.run()
+    study.differences("method", ["mean", "ridge"], name="better")
+    table = study.table(metric="top-1 difference", every_seed=True)
+    assert len(table) == 4 and table.seed.isna().all() and set(table.method) == {"better"}
+    for row in table.itertuples():
+        at = {"split": row.split, "shots": row.shots}
+        less = [
+            study.answers(method="mean", seed=seed, **at).right.astype(int)
+            - study.answers(method="ridge", seed=seed, **at).right
+            for seed in range(3)
+        ]
+        expected = ends(study, np.stack(less), study.rows(row.split))
+        np.testing.assert_array_equal(told_by(row), expected)
+
+
+def test_what_learnt_from_no_shots_is_compared_with_each_k(study, pixels):
+    study.ask("mean", NearestMean(), pixels, shots=[1, 2], seeds=range(2))
+    study.ask("zero-shot", Linear((np.eye(48, 4, dtype=np.float32), 0)), pixels)
+    study.run()
+    study.differences("method", ["mean", "zero-shot"], split="official")
+    table = study.table(metric="top-1 difference")
+    assert table.shots.tolist() == [1, 2] and table.seed.isna().all()
+    known = study.answers(method="zero-shot", split="official")
+    for k in (1, 2):
+        drawn = [study.answers(method="mean", split="official", shots=k, seed=s) for s in (0, 1)]
+        expected = np.mean([one.right for one in drawn]) - known.right.mean()
+        assert table[table.shots == k].value.item() == pytest.approx(expected)
+
+
+def test_only_what_survives_holm_s_correction_is_called_better_or_worse(study):
+    """Of some differences that are below 0.05 one by one."""
+    rows, p = np.arange(72), {}
+    for number, gains in enumerate([50, -50, 18, 16, 14, -14, 3, 0]):
+        values = np.zeros(72, int)
+        values[np.linspace(0, 71, abs(gains)).astype(int)] = np.sign(gains)
+        study.add("top-1 difference", values, rows, method=f"{number}")
+        p[f"{number}"] = np.sign(gains), ends(study, values, rows)[3]
+    study.add("sharpness difference", values - 0.5, rows, method="alone")
+    study.add("top-1", values > 0, rows, method="no difference")
+    verdicts = study.table().set_index("method").verdict
+    ranked = sorted(p, key=lambda name: p[name][1])
+    survives, expected = True, {}
+    for place, name in enumerate(ranked):
+        survives = survives and p[name][1] < 0.05 / (len(p) - place)
+        expected[name] = {1: "better", -1: "worse"}[p[name][0]] if survives else "not decided"
+    assert verdicts[list(p)].to_dict() == expected
+    assert {"better", "worse"} <= set(expected.values())
+    assert any(one[1] < 0.05 and expected[name] == "not decided" for name, one in p.items())
+    assert verdicts["alone"] == "worse"  # of another metric, and the only one
+    assert pd.isna(verdicts["no difference"])
 
 
 def test_encoders_with_other_features_are_compared_too(study, pixels):
