@@ -22,9 +22,10 @@ import cliphelpers as ch
 from cliphelpers.classifiers import Linear, NearestMean, text_weights
 from cliphelpers.encoders.encoder import raw_pixels
 from cliphelpers.encoders.load import load_clips
-from cliphelpers.evaluation import bootstrap
+from cliphelpers.evaluation import interval
 from cliphelpers.features import extract_features
-from cliphelpers.index import classes, group_of, index_images, prompt_names, targets
+from cliphelpers.index import classes, index_images, prompt_names, targets
+from cliphelpers.looks import group_of
 from cliphelpers.splits import few_shot, make_splits
 from cliphelpers.study import Study
 from cliphelpers.widgets import parts, prompts
@@ -153,7 +154,8 @@ def test_weights_temperature_and_extra_classes(prompt_box, clip, X, index, words
     page = shown[-1]
     assert number(page, "accuracy") == pytest.approx(100 * right.mean(), abs=0.051)
     assert number(page, "mean confidence") == pytest.approx(100 * shares.max(1).mean(), abs=0.06)
-    expected = bootstrap(right.astype(float) - before, group_of(index))
+    groups = np.unique(group_of(index), return_inverse=True)[1]
+    *expected, _ = interval(right.astype(int) - before, y, groups)
     said = re.search(r"pictures, (\S+) points \((\S+) to (\S+)\)", text_of(page)).groups()
     said = [float(one.replace(MINUS, "-").replace("±", "")) for one in said]
     np.testing.assert_allclose(said, 100 * np.array(expected), atol=0.051)
