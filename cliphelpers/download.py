@@ -78,23 +78,18 @@ def _install(archive, folder):
     """Unpack Training and Test beside the wanted folder, check, and rename."""
     beside = TemporaryDirectory(dir=archive.parent, prefix=f".{folder.name}-")
     with beside as temporary, zipfile.ZipFile(archive) as packed:
-        members = packed.infolist()
-        if unsafe := [member.filename for member in members if not _is_safe(member)]:
-            raise DownloadError(f"{archive} is unsafe and not unpacked: {unsafe[0]!r}")
-        wanted = [one for one in members if PICTURES.keys() & one.filename.split("/")[1:2]]
-        packed.extractall(temporary, wanted)
+        for member in packed.infolist():
+            names = member.filename.removesuffix("/").split("/")  # to lie inside on every system:
+            inside = all(name.strip(".") and not set(name) & set("\\:") for name in names)
+            if not inside or stat.S_ISLNK(member.external_attr >> 16):
+                raise DownloadError(f"{archive} is unsafe and not unpacked: {member.filename!r}")
+            if PICTURES.keys() & names[1:2]:
+                packed.extract(member, temporary)
         unpacked = next(Path(temporary).iterdir(), Path(temporary))
         _check(unpacked, archive)
         if folder.is_dir():
             folder.rmdir()  # it is empty; Windows does not rename onto it
         unpacked.rename(folder)
-
-
-def _is_safe(member):
-    """Is a member no link, and does it come to lie inside on every system?"""
-    names = member.filename.removesuffix("/").split("/")
-    inside = all(name.strip(".") and not set(name) & set("\\:") for name in names)
-    return inside and not stat.S_ISLNK(member.external_attr >> 16)
 
 
 def _check(folder, source):
@@ -117,5 +112,6 @@ def _faults(folder):
     for part, paths in found.items():
         if len(paths) != PICTURES[part]:
             yield f"{part} has {len(paths)} pictures, not {PICTURES[part]}"
-    for path, problem in check_images(sum(found.values(), [])).itertuples(index=False):
-        yield f"{Path(path).relative_to(folder)} cannot be read ({problem})"
+    checked = check_images(sum(found.values(), []))
+    for one in checked[checked.width == 0].itertuples():
+        yield f"{one.path.relative_to(folder)} cannot be read ({one.problem})"

@@ -63,54 +63,43 @@ def dots(table, y, hue, title, xlabel="top-1 accuracy", lines=None):
     """
     names, hues = _values(table, y), _values(table, hue)
     height = 0.5 + len(names) * max(0.34, 0.23 * len(hues))
-    for axis, part, split in _panels(table, None, height):
+    for axis, part, ends in _panels(table, lines, None, height, xlabel):
         draw_dots(axis, part, y, hue, names, hues)
-        if lines is not None:
-            _upright(axis, lines[lines.split == split])
+        for number, end in enumerate(ends.itertuples()):
+            axis.axvline(end.value, ls=_STROKES[number % 3], label=end.encoder, **_GREY)
+            left = end.value > 0.5
+            axis.annotate(
+                f"{end.value:.0%}", (end.value, 0.02 + 0.09 * number), (-3 if left else 3, 0),
+                xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8,
+                ha="right" if left else "left", color="0.35", path_effects=[HALO],
+            )  # fmt: skip
         if table.low.min() < 0:
             axis.axvline(0, color="0.35", lw=1.2, zorder=0)
         else:
             axis.set_xlim(0, max(1.04 * table.high.max(), 0.1))
-        axis.set_xlabel(xlabel)
-        axis.label_outer()
     return _finished(axis.figure, title, len(hues) > 1 or lines is not None)
 
 
-def draw_dots(axis, table, y, hue=None, names=None, hues=None):
+def draw_dots(axis, table, y, hue="split", names=None, hues=None):
     """Draw ``value`` with low to high as dots on an axis, the values of column y down it."""
-    names, hues = names or _values(table, y), hues or (_values(table, hue) if hue else [None])
+    names, hues = names or _values(table, y), hues or _values(table, hue)
     for number, one in enumerate(hues):
-        part = table if hue is None else table[table[hue] == one]
+        part, colour = table[table[hue] == one], COLOURS[number % 10]
         places = np.array([names.index(name) for name in part[y]])
         places = places + 0.8 * ((number + 0.5) / len(hues) - 0.5)
-        _dots(axis, part, places, COLOURS[number % 10], one, "os^D"[number % 4])
+        spread = np.clip([part.value - part.low, part.high - part.value], 0, None)
+        style = {"fmt": "os^D"[number % 4], "color": colour, "capsize": 2.5, "ms": 5}
+        axis.errorbar(part.value, places, xerr=spread, label=one, clip_on=False, zorder=3, **style)
+        signed = "+.1%" if part.low.min() < 0 else ".1%"
+        for value, place in zip(part.value, places, strict=True):
+            axis.annotate(
+                format(value, signed), (value, place), (0, 4), textcoords="offset points",
+                ha="center", fontsize=7, color=colour, path_effects=[HALO], zorder=4,
+            )  # fmt: skip
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.xaxis.set_major_formatter(PercentFormatter(1))
     axis.grid(axis="y", visible=False)
-
-
-def _dots(axis, part, places, colour, label, marker):
-    spread = np.clip([part.value - part.low, part.high - part.value], 0, None)
-    style = {"fmt": marker, "color": colour, "label": label, "capsize": 2.5, "ms": 5}
-    axis.errorbar(part.value, places, xerr=spread, clip_on=False, zorder=3, **style)
-    signed = "+.1%" if part.low.min() < 0 else ".1%"
-    for value, place in zip(part.value, places, strict=True):
-        axis.annotate(
-            format(value, signed), (value, place), (0, 4), textcoords="offset points",
-            ha="center", fontsize=7, color=colour, path_effects=[HALO], zorder=4,
-        )  # fmt: skip
-
-
-def _upright(axis, lines):
-    for number, row in enumerate(lines.itertuples()):
-        axis.axvline(row.value, ls=_STROKES[number % 3], label=row.encoder, **_GREY)
-        left = row.value > 0.5
-        axis.annotate(
-            f"{row.value:.0%}", (row.value, 0.02 + 0.09 * number), (-3 if left else 3, 0),
-            xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8,
-            ha="right" if left else "left", color="0.35", path_effects=[HALO],
-        )  # fmt: skip
 
 
 def curves(table, x, hue, title, xlabel, row="encoder", y="value", log=True, lines=None):
@@ -136,23 +125,17 @@ def curves(table, x, hue, title, xlabel, row="encoder", y="value", log=True, lin
     -------
     matplotlib Figure
     """
-    row, hues = None if row == hue else row, _values(table, hue)
-    ticks = sorted(set(table[x]))
-    for axis, part, split in _panels(table, row, 2.6):
+    row, hues, ticks = None if row == hue else row, _values(table, hue), sorted(set(table[x]))
+    for axis, part, ends in _panels(table, lines, row, 2.6, xlabel):
         draw_lines(axis, part, x, hue, y, hues)
-        if lines is not None:
-            some = lines[lines.split == split]
-            some = some if row is None else some[some[row] == part[row].iloc[0]]
-            for number, end in enumerate(some.itertuples()):
-                axis.axhline(end.value, ls=_STROKES[number % 3], label=end.method, **_GREY)
+        for number, end in enumerate(ends.itertuples()):
+            axis.axhline(end.value, ls=_STROKES[number % 3], label=end.method, **_GREY)
         if log:
             axis.set_xscale("log", base=2)
         if log or len(ticks) < 8:
             axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axis.xaxis.set_minor_locator(NullLocator())
         axis.set_ylim(0, 1.02)
-        axis.set_xlabel(xlabel)
-        axis.label_outer()
     return _finished(axis.figure, title, True)
 
 
@@ -168,20 +151,25 @@ def draw_lines(axis, table, x, hue, y="value", hues=None):
     axis.yaxis.set_major_formatter(PercentFormatter(1))
 
 
-def _panels(table, row, height):
-    """Axes in a grid, with their part of the table and its split: list of tuples."""
+def _panels(table, lines, row, height, xlabel):
+    """Yield each panel of a new figure: its axis, and its part of the table and of the lines."""
     splits, rows = _values(table, "split"), _values(table, row) if row else [None]
     size = (WIDTH, 1.1 + (height + 0.3) * len(rows))
     grid = {"sharex": True, "sharey": True, "squeeze": False}
     _, axes = plt.subplots(len(rows), len(splits), figsize=size, **grid)
-    panels = []
     for axis, (one, split) in zip(axes.flat, product(rows, splits), strict=True):
-        part = table[table.split == split]
-        part = part if row is None else part[part[row] == one]
         heading = SPLITS.get(split, split) if one == rows[0] else split
-        axis.set_title(heading if one is None else f"{one}\n{heading}", fontsize=9)
-        panels.append((axis, part, split))
-    return panels
+        axis.set_title(heading if row is None else f"{one}\n{heading}", fontsize=9)
+        axis.set_xlabel(xlabel)
+        axis.label_outer()
+        here = {"split": split} | ({row: one} if row else {})
+        yield axis, _where(table, here), _where(table.head(0) if lines is None else lines, here)
+
+
+def _where(table, values):
+    for column, value in values.items():
+        table = table[table[column] == value]
+    return table
 
 
 def _finished(figure, title, legend):
@@ -258,7 +246,8 @@ def confusion_matrix(y, predicted, labels, title, most=20):
     told = counts.sum().sort_values(ascending=False, kind="stable").index[:most]
     matrix = counts[sorted(told)]
     others = counts.sum(axis=1) - matrix.sum(axis=1)
-    matrix = matrix.assign(others=others) if others.any() else matrix
+    if others.any():  # beside a class of that name, should there be one
+        matrix = pd.concat([matrix, others.rename("others")], axis=1)
     figure, axis = plt.subplots(figsize=(WIDTH, 1.8 + 0.3 * len(matrix)))
     sns.heatmap(
         matrix.div(matrix.sum(axis=1), axis=0), ax=axis, cmap="Blues", vmin=0, vmax=1,

@@ -101,9 +101,9 @@ def by_look(index, seed=0, count=5):
     """Whole looks held out: folds in which the pictures of a class that look alike go together.
 
     A cluster-based cross-validation (Spezia et al. 2025, arXiv 2507.22299) for pictures whose
-    groups nobody has named. It is rather too strict where ``random`` is too kind:
-    ``benchmarks/looks.py`` sets both beside the truth of three data sets. Each look is tested once;
-    a class with one look stays in training.
+    groups nobody has named. ``random`` is too kind; this comes nearer, now too strict, now too
+    kind: ``benchmarks/looks.py`` sets both beside the truth of three data sets. Each look is
+    tested once; a class with one look stays in training.
 
     Parameters
     ----------

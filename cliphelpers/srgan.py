@@ -165,8 +165,7 @@ def _margin(generator):
 
 @torch.inference_mode()
 def _run(generator, picture):
-    device = generator.conv_in.weight.device
-    batch = torch.from_numpy(np.ascontiguousarray(picture)[None]).to(device)
+    batch = torch.from_numpy(picture[None].copy()).to(generator.conv_in.weight.device)
     large = generator(batch.permute(0, 3, 1, 2).float() / 255)  # channels last
     return (large[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
@@ -202,7 +201,8 @@ def load_generator(file=WEIGHTS, device=None):
         raise EncoderError(f"{file} is a file of Keras: convert it with python {recipe}")
     state = read_state(file)
     study = "conv1.0.weight" in state
-    state = {_renamed(key): value for key, value in state.items()}
+    for theirs, ours in _STUDY_NAMES.items():  # in a file of our own layout there are none
+        state = {key.replace(theirs, ours): value for key, value in state.items()}
     blocks = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
     slopes = state.get("prelu_in.weight", torch.zeros(1)).numel()
     generator = Generator(blocks, slopes, study)
@@ -210,10 +210,3 @@ def load_generator(file=WEIGHTS, device=None):
         generator.load_state_dict(state)
     freeze(generator, file, device or default_device())
     return generator.to(memory_format=torch.channels_last)
-
-
-def _renamed(key):
-    """A key of the study's layout in ours; one of ours stays."""
-    for study, ours in _STUDY_NAMES.items():
-        key = key.replace(study, ours)
-    return key

@@ -5,7 +5,7 @@ each k and seed. The answer says of each test picture what it was taken for.
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, product
 from pathlib import Path
@@ -41,12 +41,15 @@ class Answers:
         The class of each answer.
     scores : float32 array, shape (M, C), or None
         Only of questions without shots.
+    chosen : tuple of str or None
+        What validation chose, for each fold.
     """
 
     rows: np.ndarray
     y: np.ndarray
     predicted: np.ndarray
     scores: np.ndarray | None
+    chosen: tuple
 
     @property
     def right(self):
@@ -144,7 +147,8 @@ class Study:
 
     def _draw(self, *fold_k_seed):
         if fold_k_seed not in self._drawn:
-            self._drawn[fold_k_seed] = few_shot_fold(self.index, *fold_k_seed)
+            drawn = few_shot_fold(self.index, *fold_k_seed)
+            self._drawn[fold_k_seed] = replace(drawn, shots=fold_k_seed[1])
         return self._drawn[fold_k_seed]
 
     def run(self):
@@ -192,13 +196,15 @@ class Study:
 
     def _note(self, question, arrays):
         """Add the answers on one fold; once all folds of its split are there, the rows."""
-        encoder, chosen = question.encoder, question.chosen
+        encoder, chosen, at_edge = question.encoder, question.chosen, None
         if len(question.classifier.candidates) > 1:
             chosen = str(arrays["chosen"])
+        if chosen and question.classifier.grid:
+            at_edge = float(arrays["at_edge"])
         for fold, told in zip(question.folds, arrays["predicted"], strict=True):
             where = (fold.split, encoder.name, encoder.features, question.method, fold.shots)
             parts = self._parts.setdefault((where, fold.seed), {})
-            parts[fold.number] = (fold.test, told, arrays.get("scores"), chosen, arrays["at_edge"])
+            parts[fold.number] = (fold.test, told, arrays.get("scores"), chosen, at_edge)
             if len(parts) == len(self.splits[fold.split]):
                 parts = self._parts.pop((where, fold.seed))
                 self._complete(where, fold.seed, [part for _, part in sorted(parts.items())])
@@ -208,13 +214,14 @@ class Study:
         rows, predicted = np.concatenate(rows), np.concatenate(predicted)
         scores = None if scores[0] is None else np.concatenate(scores)
         drawn = self._answers.setdefault(where, {})
-        drawn[seed] = told = Answers(rows, self.y[rows], predicted, scores)
+        drawn[seed] = told = Answers(rows, self.y[rows], predicted, scores, chosen)
         at = dict(zip(WHERE, where, strict=False))
-        if chosen[0] is not None:
-            at |= {"chosen": "; ".join(dict.fromkeys(chosen)), "at_edge": float(np.mean(at_edge))}
-        self.add("top-1", told.right, rows, seed=seed, **at)
+        at["at_edge"] = None if at_edge[0] is None else float(np.mean(at_edge))
+        self.add("top-1", told.right, rows, seed=seed, chosen=_words(chosen), **at)
         if len(drawn) > 1:
-            self.add("top-1", np.stack([one.right for one in drawn.values()]), rows, **at)
+            every = _words([one for answers in drawn.values() for one in answers.chosen])
+            right = np.stack([one.right for one in drawn.values()])
+            self.add("top-1", right, rows, chosen=every, **at)
         if scores is not None:
             for k in self.top[1:]:
                 self.add(f"top-{k}", top_k(scores, told.y, k), rows, seed=seed, **at)
@@ -369,3 +376,7 @@ class Study:
             curves = curves.assign(**names)[CURVE_COLUMNS]
             curves.to_csv(folder / f"{self.name}_curves.csv", **form)
         return self.table()
+
+
+def _words(chosen):
+    return "; ".join(dict.fromkeys(chosen)) if chosen[0] else None

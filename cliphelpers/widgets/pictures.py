@@ -9,7 +9,7 @@ _SIDE = 480  # pixels
 
 
 def before_after_widget(versions, left, right):
-    """A line to draw over two versions of a picture, and a zoom.
+    """A line to draw over two versions of a picture, and a zoom, which does not smooth.
 
     Parameters
     ----------
@@ -27,8 +27,17 @@ def before_after_widget(versions, left, right):
     kinds = next(iter(versions.values()))
 
     def show(picture, before, after, line, zoom, across, down):
-        two = [Image.fromarray(versions[picture][kind]) for kind in (before, after)]
-        shown = _side_by_side(*two, line, zoom, across, down)
+        before, after = (Image.fromarray(versions[picture][kind]) for kind in (before, after))
+        if before.size != after.size:
+            raise ValueError(f"The pictures differ in size: {before.size} and {after.size}")
+        width, height = (length / zoom for length in before.size)
+        left, top = (before.width - width) * across, (before.height - height) * down
+        size = [max(1, round(length * _SIDE / max(width, height))) for length in (width, height)]
+        way = size, Image.Resampling.NEAREST, (left, top, left + width, top + height)
+        shown, other = before.resize(*way), after.resize(*way)  # nothing is seen that is not there
+        at = round(size[0] * line)
+        shown.paste(other.crop((at, 0, *size)), (at, 0))
+        ImageDraw.Draw(shown).line((at, 0, at, size[1]), (213, 94, 0), width=2)
         return parts.image(shown.save, "png", compress_level=1)
 
     def share(label, **more):
@@ -45,21 +54,3 @@ def before_after_widget(versions, left, right):
         across=share("left to right"),
         down=share("top to bottom"),
     )
-
-
-def _side_by_side(before, after, line, zoom, across, down):
-    """A part of two pictures, one at each side of a line at a share of its width.
-
-    Enlarged without smoothing, so that nothing is seen that is not there.
-    """
-    if before.size != after.size:
-        raise ValueError(f"The pictures differ in size: {before.size} and {after.size}")
-    width, height = (length / zoom for length in before.size)
-    left, top = (before.width - width) * across, (before.height - height) * down
-    size = [max(1, round(length * _SIDE / max(width, height))) for length in (width, height)]
-    box = left, top, left + width, top + height
-    shown, other = (one.resize(size, Image.Resampling.NEAREST, box) for one in (before, after))
-    at = round(size[0] * line)
-    shown.paste(other.crop((at, 0, *size)), (at, 0))
-    ImageDraw.Draw(shown).line((at, 0, at, size[1]), (213, 94, 0), width=2)
-    return shown

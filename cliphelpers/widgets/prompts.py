@@ -67,7 +67,8 @@ def prompt_widget(clips, features, weights, index, words, templates, rows):
         for template, share in prompts:
             texts = [embedded(encoder, template, names) for names in (words, extra) if names]
             mean = mean + share * np.vstack(texts)
-        return normalize(mean), X[encoder] @ normalize(mean).T
+        W = normalize(mean)
+        return W, X[encoder] @ W.T
 
     @lru_cache
     def own(encoder, name, content):
@@ -97,7 +98,7 @@ def prompt_widget(clips, features, weights, index, words, templates, rows):
         names, (told, cosines) = [*labels, *extra], classifier(encoder, prompts, extra)
         _, before = classifier(encoder, ((templates[0], 1.0),))
         temperature = factor / by_name[encoder].logit_scale
-        among = _among(y, labels, _listed(only))
+        among = _among(y, labels, _listed(only) or [""])
         shares, true = softmax(cosines[among] / temperature, axis=1), y[among]
         sure, best = shares.max(1), shares.argmax(1)
         gain = (best == true).astype(int) - (before[among].argmax(1) == true)
@@ -107,13 +108,10 @@ def prompt_widget(clips, features, weights, index, words, templates, rows):
             f"<b>{change} points</b> ({low} to {high}) against the starting prompt; "
             f"mean confidence {sure.mean():.1%} at temperature {temperature:.4f}"
         )
-        some = _drawn(true, seed)
-        captions = [
-            parts.marked(
-                best[i] == true[i], f"{names[best[i]]}\n({labels[true[i]]})\n{sure[i]:.0%}"
-            )
-            for i in some
-        ]
+        some, captions = _drawn(true, seed), []
+        for i in some:
+            caption = f"{names[best[i]]}\n({labels[true[i]]})\n{sure[i]:.0%}"
+            captions.append(parts.marked(best[i] == true[i], caption))
         page = parts.gallery(title, part.path.iloc[among[some]], captions, side=112)
         for file in upload:
             picture = encoder, file["name"], bytes(file["content"])
@@ -153,16 +151,16 @@ def _listed(text):
 
 
 def _among(y, labels, wanted):
-    """Positions of the pictures whose class has a wanted word in its name; without any, of all."""
-    hits = np.array([[word.lower() in label.lower() for label in labels] for word in wanted])
+    """Positions of the pictures whose class has one of the wanted texts in its name."""
+    hits = np.array([[word.lower() in label.lower() for label in labels] for word in wanted])[:, y]
     for word, hit in zip(wanted, hits, strict=True):
-        if not hit[y].any():
+        if not hit.any():
             raise ValueError(f"No picture is of a class with {word!r} in its name")
-    return np.flatnonzero(hits.any(0)[y]) if wanted else np.arange(len(y))
+    return np.flatnonzero(hits.any(0))
 
 
 def _drawn(y, seed):
     """Positions of pictures drawn at random, of as many classes as possible."""
     mixed = np.random.default_rng(seed).permutation(len(y))
-    first = np.sort(np.unique(y[mixed], return_index=True)[1])
-    return np.concatenate([mixed[first], np.delete(mixed, first)])[: parts.SHOWN]
+    again = pd.Series(y[mixed]).duplicated()
+    return mixed[np.argsort(again, kind="stable")][: parts.SHOWN]
