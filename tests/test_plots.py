@@ -53,7 +53,6 @@ def test_dots_stand_at_their_values_with_their_intervals(table):
     assert axis.get_xlim()[0] == 0
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("split", ["official", "by_group", "by_look", "random"])
 def test_a_panel_s_title_says_what_its_split_holds_out(table, split):
     figure = dots(table[:2].assign(split=split), "encoder", "method", "title")
@@ -62,8 +61,6 @@ def test_a_panel_s_title_says_what_its_split_holds_out(table, split):
     assert ("alike" in meaning) == (split == "by_look")
 
 
-=======
->>>>>>> slim
 def test_differences_have_a_line_at_0_and_baselines_one_each(table):
     less = table.assign(value=table.value - 0.6, low=table.low - 0.6, high=table.high - 0.6)
     base = table[table.encoder == "A"].query("method == 'ridge'").assign(encoder="pixels")
@@ -74,7 +71,6 @@ def test_differences_have_a_line_at_0_and_baselines_one_each(table):
         assert 0 in upright and expected in upright
 
 
-<<<<<<< HEAD
 def drawn_line(axis, label):
     return next(line for line in axis.lines if line.get_label() == label).get_xydata()
 
@@ -100,26 +96,6 @@ def test_curves_of_several_trainings_are_their_mean_without_a_ribbon():
     (axis,) = curves(table, "epoch", "part", "title", "epoch", y="accuracy", log=False).axes
     np.testing.assert_allclose(drawn_line(axis, "train"), [[0, 0.2], [1, 0.7]])
     assert not axis.collections
-=======
-def test_curves_are_means_of_rows_with_the_mean_of_their_intervals():
-    rng, rows = np.random.default_rng(0), []
-    for k in (1, 4, 16):
-        rows += [("official", "A", "head", k, seed, rng.random()) for seed in range(5)]
-    columns = ["split", "encoder", "method", "shots", "seed", "value"]
-    table = pd.DataFrame(rows, columns=columns)
-    table = table.assign(low=table.value - rng.random(15), high=table.value + rng.random(15))
-    all_ = pd.DataFrame({"split": ["official"], "encoder": "A", "method": "all", "value": 0.9})
-    figure = curves(table, "shots", "method", "title", "k", lines=all_)
-    (axis,) = figure.axes
-    line = next(line for line in axis.lines if line.get_label() == "head")
-    means = table.groupby("shots").value.mean()
-    np.testing.assert_allclose(line.get_xydata(), np.column_stack([means.index, means]))
-    ends = table.groupby("shots")[["low", "high"]].mean()
-    corners = axis.collections[0].get_paths()[0].vertices[:, 1]
-    assert np.isclose(corners.max(), ends.high.max()) and np.isclose(corners.min(), ends.low.min())
-    level = next(line for line in axis.lines if line.get_label() == "all")
-    assert set(level.get_ydata()) == {0.9} and axis.get_xscale() == "log"
->>>>>>> slim
 
 
 def test_a_row_of_panels_for_each_encoder_but_not_where_encoders_are_colours(table):
