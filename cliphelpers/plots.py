@@ -162,14 +162,10 @@ def _panels(table, lines, row, height, xlabel):
         axis.set_title(heading if row is None else f"{one}\n{heading}", fontsize=9)
         axis.set_xlabel(xlabel)
         axis.label_outer()
-        here = {"split": split} | ({row: one} if row else {})
-        yield axis, _where(table, here), _where(table.head(0) if lines is None else lines, here)
-
-
-def _where(table, values):
-    for column, value in values.items():
-        table = table[table[column] == value]
-    return table
+        parts = [table, table.head(0) if lines is None else lines]
+        for column, value in ({"split": split} | ({row: one} if row else {})).items():
+            parts = [part[part[column] == value] for part in parts]
+        yield axis, *parts
 
 
 def _finished(figure, title, legend):

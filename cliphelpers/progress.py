@@ -16,9 +16,8 @@ def live():
     a kernel there is no message. Widgets that nobody sees would be saved in executed notebooks.
     """
     kernel = getattr(get_ipython(), "kernel", None)
-    if kernel is None:
-        return False
-    return bool(kernel.get_parent("shell").get("content", {}).get("allow_stdin", False))
+    message = kernel.get_parent("shell") if kernel else {}
+    return message.get("content", {}).get("allow_stdin", False)
 
 
 def progress(iterable=None, **options):

@@ -27,9 +27,9 @@ class Model(nn.Module):
 
     def forward(self, pictures):
         """Scores (ML) or embeddings (CS) of pictures in [0, 1]: float (B, C) or (B, D)."""
-        device, look = self.encoder.device, self.encoder.preprocess
-        half = device != "cpu" and torch.cuda.is_bf16_supported(including_emulation=False)
-        with torch.autocast(device, torch.bfloat16, enabled=half):
+        device, look = torch.device(self.encoder.device), self.encoder.preprocess
+        half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             X = self.tower(normalize(pictures.to(device), look.mean, look.std))
             if self.projection:
                 X = self.encoder.logit_scale * functional.normalize(self.projection(X), dim=-1)
