@@ -239,11 +239,9 @@ def confusion_matrix(y, predicted, labels, title, most=20):
     names = np.asarray(labels)
     accuracy = pd.Series(y == predicted).groupby(names[y]).mean().sort_values(kind="stable")
     counts = pd.crosstab(names[y], names[predicted]).loc[sorted(accuracy.index[:most])]
-    told = counts.sum().sort_values(ascending=False, kind="stable").index[:most]
-    matrix = counts[sorted(told)]
-    others = counts.sum(axis=1) - matrix.sum(axis=1)
-    if others.any():  # beside a class of that name, should there be one
-        matrix = pd.concat([matrix, others.rename("others")], axis=1)
+    told = sorted(counts.sum().sort_values(ascending=False, kind="stable").index[:most])
+    others = counts.drop(columns=told).sum(axis=1).rename("others")  # a class may be called so, too
+    matrix = pd.concat([counts[told], others] if others.any() else [counts[told]], axis=1)
     figure, axis = plt.subplots(figsize=(WIDTH, 1.8 + 0.3 * len(matrix)))
     sns.heatmap(
         matrix.div(matrix.sum(axis=1), axis=0), ax=axis, cmap="Blues", vmin=0, vmax=1,
