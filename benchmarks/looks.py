@@ -70,7 +70,7 @@ def measure(name, index, truth):
     ways = {"random": random(part)}
     ways |= {f"{count} looks a class": by_look(part, count=count) for count in COUNTS}
     specs = ENCODERS + ([f"timm:deit_tiny_patch16_224@{DEIT}"] if DEIT.exists() else [])
-    for encoder in [ch.raw_pixels(10), *map(ch.load_encoder, specs)]:
+    for encoder in [ch.raw_pixels(10), *ch.load_encoders(specs)]:
         X = ch.extract_features(encoder, index)
         row = {"dataset": name, "encoder": encoder.name, "truth": accuracy(X, y, truth)}
         row |= {way: accuracy(X[learnt], y[learnt], some) for way, some in ways.items()}

@@ -5,10 +5,10 @@ from .images import read_image
 from .encoders.preprocess import Preprocess
 from .encoders.encoder import Encoder, joint, random_twin, raw_pixels
 from .encoders.weights import read_state
-from .encoders.load import load_clips, load_encoder, load_encoders
+from .encoders.load import load_clips, load_encoders
 from .upsampling import quality, upsampled, with_upsampling
 from .features import extract_features
-from .splits import few_shot, few_shot_fold, make_splits, test_rows, training_rows
+from .splits import few_shot_fold, make_splits, test_rows, training_rows
 from .classifiers import (
     Linear,
     Logistic,
