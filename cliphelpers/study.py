@@ -25,7 +25,7 @@ from cliphelpers.splits import few_shot_fold, test_rows
 
 WHERE = ["split", "encoder", "features", "method", "shots", "seed"]  # what an answer is to
 COLUMNS = ["experiment", "dataset", *WHERE, "metric", "value", "low", "high", "low_classes"]
-COLUMNS += ["high_classes", "n", "p", "verdict", "chosen", "at_edge"]
+COLUMNS += ["high_classes", "balanced", "n", "p", "verdict", "chosen", "at_edge"]
 CURVE_COLUMNS = [*COLUMNS[:8], "fold", "chosen", "epoch", "part", "loss", "accuracy"]
 
 
@@ -278,6 +278,8 @@ class Study:
         _, *wider, _ = interval(values, 0 * classes, classes)
         here = {"experiment": self.name, "dataset": self.index.attrs["name"], "metric": metric}
         row = {"value": mean, "low": low, "high": high, "n": len(rows)}
+        each = pd.Series(np.atleast_2d(values).mean(0))
+        row["balanced"] = each.groupby(classes).mean().mean()
         row["p"] = p if metric.endswith("difference") else None
         row |= dict(zip(["low_classes", "high_classes"], wider, strict=True))
         self._rows[(metric, *map(where.get, WHERE))] = here | where | row
@@ -326,10 +328,10 @@ class Study:
 
         Columns are experiment, dataset, split, encoder, features, method, shots, seed (empty for
         the mean of several), metric, value, low and high (of the 95 % interval for these classes
-        and other groups), low_classes and high_classes (for other classes, too), n (pictures); of
-        differences p and verdict: "better", "worse" or "not decided", by Holm's correction for all
-        differences of this metric; and what validation chose, with the share of folds where that
-        is at_edge of its grid.
+        and other groups), low_classes and high_classes (for other classes, too), balanced (the
+        mean of the classes' own means), n (pictures); of differences p and verdict: "better",
+        "worse" or "not decided", by Holm's correction for all differences of this metric; and
+        what validation chose, with the share of folds where that is at_edge of its grid.
 
         Parameters
         ----------
