@@ -44,7 +44,7 @@ _LISTS = {  # what each item of a list can be
     "splits": (lambda value: value in list(SPLITS), f"one of {', '.join(SPLITS)}"),
     "seeds": (_whole, "a whole number from 0 on"),
     **dict.fromkeys(["shots", "sides"], _COUNT),
-    **dict.fromkeys(["strengths", "alphas", "betas"], _NUMBER),
+    **dict.fromkeys(["strengths", "ridge_strengths", "alphas", "betas"], _NUMBER),
     "wise_alphas": (lambda value: _number(value) and value <= 1, "a number from 0 to 1"),
     "interpolations": (lambda value: isinstance(value, str), "the name of a way to enlarge"),
     "templates": (_template, "a text with one {} where the class name goes"),

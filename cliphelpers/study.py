@@ -217,14 +217,15 @@ class Study:
         drawn[seed] = told = Answers(rows, self.y[rows], predicted, scores, chosen)
         at = dict(zip(WHERE, where, strict=False))
         at["at_edge"] = None if at_edge[0] is None else float(np.mean(at_edge))
-        self.add("top-1", told.right, rows, seed=seed, chosen=_words(chosen), **at)
+        words = _words(chosen)
+        self.add("top-1", told.right, rows, seed=seed, chosen=words, **at)
         if len(drawn) > 1:
             every = _words([one for answers in drawn.values() for one in answers.chosen])
             right = np.stack([one.right for one in drawn.values()])
             self.add("top-1", right, rows, chosen=every, **at)
         if scores is not None:
             for k in self.top[1:]:
-                self.add(f"top-{k}", top_k(scores, told.y, k), rows, seed=seed, **at)
+                self.add(f"top-{k}", top_k(scores, told.y, k), rows, seed=seed, chosen=words, **at)
 
     def answers(self, **where):
         """The answers to one question.

@@ -352,7 +352,7 @@ head_rate = 1e-3
         ("templates", [], "templates must be a list, each a text with one {} where the class nam"),
         ("templates", ["long " * 76 + "{}"], "templates does not go with clip:RN50. This text has "
          "more than 77 tokens: 'long long"),
-        ("splits", ["clips"], "splits must be a list, each one of official, by_group, random: 'cl"),
+        ("splits", ["clips"], "splits must be a list, each one of official, by_group, by_look"),
         ("encoders", [], "encoders must be a list, each a text that begins with clip, openclip"),
         ("encoders", ["RN50"], "begins with clip, openclip, timm, torchvision, module and a colon"),
         ("shots", 3, "shots must be a list, each a whole number from 1 on, not 3"),
@@ -694,7 +694,8 @@ def test_check_prints_names_that_are_no_utf_8(kept_here, tmp_path, capsys):
 
 COLUMNS = [
     "experiment", "dataset", "split", "encoder", "features", "method", "shots", "seed",
-    "metric", "value", "low", "high", "n",
+    "metric", "value", "low", "high", "low_classes", "high_classes", "balanced", "n", "p",
+    "verdict", "chosen", "at_edge",
 ]  # fmt: skip
 FIGURES = {
     "01_zero_shot": [
@@ -702,7 +703,9 @@ FIGURES = {
         "zero-shot-visualization",
     ],
     "02_k_shot": ["k-shot-plot"],
-    "03_linear_probe_clip": ["confusions-clip", "linear-probing-clip", "training-size-clip"],
+    "03_linear_probe_clip": [
+        "confusions-clip", "linear-probing-clip", "splits", "training-size-clip",
+    ],
     "04_linear_probe_imagenet": [
         "confusions-imagenet", "linear-probing-imagenet", "training-size-imagenet",
     ],
@@ -757,14 +760,15 @@ def test_real_notebooks_write_tidy_tables(output, fruits, name):
     table = results(output, name)
     assert list(table.columns) == COLUMNS
     assert set(table.experiment) == {name} and set(table.dataset) == {fruits.name}
-    assert set(table.split) == {"official", "by_group"}
+    splits = ["official", "by_group", *(["by_look", "random"] if name[:2] == "03" else [])]
+    assert set(table.split) == set(splits)
     accuracies = table[table.metric != "top-1 difference"]
     assert accuracies.value.between(0, 1).all()
     assert (table.low <= table.value + 1e-6).all() and (table.value <= table.high + 1e-6).all()
     tested = table[table.metric != "top-1 on training"].groupby("split").n.unique()
-    assert tested["official"].tolist() == [24] and tested["by_group"].tolist() == [72]
+    assert all(tested[split].tolist() == [24 if split == "official" else 72] for split in splits)
     assert (
-        not table[["encoder", "method", "metric", "value", "low", "high", "n"]]
+        not table[["encoder", "method", "metric", "value", "low", "high", "balanced", "n"]]
         .isna()
         .any(axis=None)
     )
@@ -785,7 +789,7 @@ def test_real_notebooks_compare_what_they_say(output):
     zero, few, clips, imagenet = (results(output, name) for name in FIGURES)
     both = {"CLIP tiny-vit", "CLIP tiny-rn"}
     assert set(zero.encoder) == set(few.encoder) == both
-    assert set(zero[zero.method == "zero-shot"].metric) == {"top-1", "top-5", "top-1 by name"}
+    assert set(zero[zero.method == "zero-shot"].metric) == {"top-1", "top-1 by name"}
     assert set(few.shots.dropna()) == {1, 4} and set(few.seed.dropna()) == {0, 1}
     assert few.method.nunique() == 6  # four ways to learn between two ends
     for table in (clips, imagenet):
@@ -801,7 +805,8 @@ def test_coloured_shapes_are_told_apart_by_their_pixels(output):
     """Of four classes, each of its own colour: far above chance, which is a quarter."""
     table = results(output, "03_linear_probe_clip")
     pixels = table[(table.encoder == "10x10 raw pixels") & (table.metric == "top-1")]
-    assert len(pixels) == 4 and pixels.low.min() > 0.5
+    pixels = pixels[pixels.split != "by_look"]  # there the rival of pixels is pixels
+    assert len(pixels) == 5 and pixels.low.min() > 0.5
 
 
 def test_run_json_of_the_real_run(output):
@@ -821,7 +826,7 @@ def test_a_second_run_computes_nothing_again_and_writes_the_same_bytes(
 
     before = kept()
     features = [path for path in before if path.parts[-3] == "features"]
-    assert len(features) == 5  # three encoders, the random twin that 03 and 04 share, pixels
+    assert len(features) == 7  # three encoders, the random twin of each, pixels
     assert len(before) > 2 * len(features)
     again = "03_linear_probe_clip"  # the others keep by the same ways
     assert main(arguments(fruits, encoders, place / "again", again)) == 0

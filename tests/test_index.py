@@ -11,7 +11,6 @@ import pytest
 
 from cliphelpers.index import (
     classes,
-    group_of,
     index_images,
     prompt_names,
     summary,
@@ -507,12 +506,11 @@ def test_manifest_with_missing_pictures(tmp_path):
         index_images(file)
 
 
-def test_classes_targets_and_clips():
+def test_classes_and_targets():
     rows = [("/b/0.png", "b", ""), ("/a/0.png", "a", "r0"), ("/b/1.png", "b", "r1")]
     index = pd.DataFrame(rows, columns=["path", "label", "group"])
     assert classes(index) == ["a", "b"]
     assert targets(index).tolist() == [1, 0, 1] and targets(index).dtype == np.int64
-    assert list(group_of(index)) == ["/b/0.png", "a/r0", "b/r1"]
 
 
 def test_summary_counts(tmp_path):
