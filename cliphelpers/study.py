@@ -191,7 +191,8 @@ class Study:
             )
 
         rows = [(fold.train, fold.val, fold.fit, fold.test) for fold in folds]
-        parts = (2, type(classifier).__name__, classifier, key, self.y, rows)
+        few = bool(folds[0].shots)
+        parts = (3, few, type(classifier).__name__, classifier, key, self.y, rows)
         return kept("answers", parts, compute)
 
     def _note(self, question, arrays):
