@@ -791,7 +791,8 @@ def test_real_notebooks_compare_what_they_say(output):
     assert set(zero.encoder) == set(few.encoder) == both
     assert set(zero[zero.method == "zero-shot"].metric) == {"top-1", "top-1 by name"}
     assert set(few.shots.dropna()) == {1, 4} and set(few.seed.dropna()) == {0, 1}
-    assert few.method.nunique() == 6  # four ways to learn between two ends
+    heads = few[few.metric == "top-1"].method
+    assert heads.nunique() == 6  # four ways to learn between two ends
     for table in (clips, imagenet):
         tops = table[(table.metric == "top-1") & table.shots.isna()]
         assert "10x10 raw pixels" in set(tops.encoder)
@@ -806,7 +807,7 @@ def test_coloured_shapes_are_told_apart_by_their_pixels(output):
     table = results(output, "03_linear_probe_clip")
     pixels = table[(table.encoder == "10x10 raw pixels") & (table.metric == "top-1")]
     pixels = pixels[pixels.split != "by_look"]  # there the rival of pixels is pixels
-    assert len(pixels) == 5 and pixels.low.min() > 0.5
+    assert len(pixels) == 5 and pixels.value.min() > 0.5 and pixels.low.min() > 0.25
 
 
 def test_run_json_of_the_real_run(output):
