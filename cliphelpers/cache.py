@@ -3,18 +3,16 @@
 import hashlib
 import io
 import os
-import platform
 import warnings
 from functools import cache
 from pathlib import Path
-from uuid import uuid4
+from uuid import getnode, uuid4
 
 import joblib
 import numpy as np
 import pooch
 import psutil
 
-_HOST = platform.node().replace(".", "-")
 CACHE_FORMAT = "1"  # part of every key: raise it when what is kept, or how it is computed, changes
 
 
@@ -33,7 +31,7 @@ def write_atomically(path, content):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_parts(path.parent)
-    part = path.with_name(f"{path.name[:8]}.{_HOST}.{os.getpid()}.{uuid4().hex}.part")
+    part = path.with_name(f"{path.name[:8]}.{getnode()}.{os.getpid()}.{uuid4().hex}.part")
     try:
         part.write_bytes(content)
         os.replace(part, path)
@@ -47,7 +45,7 @@ def write_atomically(path, content):
 @cache
 def _remove_parts(folder):
     """Remove, once a process, what processes of this machine that are dead had half written."""
-    for part in folder.glob(f"*.{_HOST}.*.*.part"):
+    for part in folder.glob(f"*.{getnode()}.*.part"):
         if not psutil.pid_exists(int(part.name.split(".")[-3])):
             part.unlink(missing_ok=True)
 

@@ -16,8 +16,7 @@ from cliphelpers.parallel import CORES, thread_pool
 from cliphelpers.progress import progress
 
 _CPU_BATCH, _GPU_BATCH = 16, 128  # larger ones leave a CPU's caches: DeiT-Tiny took 1.1 x as long
-SHARD = 1024  # pictures kept in one file
-SECONDS = 20  # what was computed in this time can be lost
+SHARD, SECONDS = 1024, 20  # a file of features is written after so many pictures, or so long
 SHARD_FORMAT = "3"  # part of every folder's name: raise it when shards change
 
 
@@ -75,7 +74,7 @@ def extract_features(encoder, index, rows=None, cache=None, batch=None):
 def _compute(encoder, pictures, folder, batch):
     """Features of pictures, a dict of digest to path, kept in the folder: float32 (N, D)."""
     batch = batch or (_CPU_BATCH if encoder.device == "cpu" else _GPU_BATCH)
-    contents, features, done, saved, part, since = list(pictures), None, 0, 0, None, monotonic()
+    contents, features, done, saved, since = list(pictures), None, 0, 0, monotonic()
     try:
         for some in _encode(encoder, list(pictures.values()), batch):
             if features is None:  # one block: small ones kept among freed large ones pin the heap
@@ -83,15 +82,13 @@ def _compute(encoder, pictures, folder, batch):
             features[done : done + len(some)] = some
             done += len(some)
             if done - saved >= SHARD or monotonic() - since >= SECONDS:
-                part = _write_shard(folder, contents[saved:done], features[saved:done], part)
-                since = monotonic()
-            if done - saved >= SHARD:
-                saved, part = done, None
+                _write_shard(folder, contents[saved:done], features[saved:done])
+                saved, since = done, monotonic()
     except ImageError as error:
         raise ImageError(f"{error}. `cliphelpers check FOLDER` lists all such pictures") from error
     finally:  # an error or an interrupt loses no finished batch
         if done > saved:
-            _write_shard(folder, contents[saved:done], features[saved:done], part)
+            _write_shard(folder, contents[saved:done], features[saved:done])
     return features
 
 
@@ -128,10 +125,6 @@ def _read_shards(folder):
     return known
 
 
-def _write_shard(folder, contents, features, part):
-    """Write a file of features, which takes the place of its beginning; return its path."""
-    path = folder / f"{key_of(contents)}.npz"
-    save_arrays(path, {"digests": np.array(contents), "features": features})
-    if part and part != path:
-        part.unlink(missing_ok=True)
-    return path
+def _write_shard(folder, contents, features):
+    arrays = {"digests": np.array(contents), "features": features}
+    save_arrays(folder / f"{key_of(contents)}.npz", arrays)

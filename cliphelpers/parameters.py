@@ -7,7 +7,7 @@ import warnings
 import pandas as pd
 
 from cliphelpers.encoders.encoder import EncoderError, tokenize
-from cliphelpers.encoders.load import LOADERS, tokenizer_of
+from cliphelpers.encoders.load import LOADERS, is_clip, tokenizer_of
 from cliphelpers.index import classes, index_images, prompt_names
 from cliphelpers.progress import say_warnings
 from cliphelpers.splits import SPLITS
@@ -110,11 +110,9 @@ def check_parameters(parameters):
 def _check_prompts(data, names, templates, encoders):
     words = _named(data, names)[1]
     prompts = [template.replace("{}", word) for template in templates for word in words]
-    for spec in encoders:
-        tokenizer = tokenizer_of(spec)
+    for spec in filter(is_clip, encoders):
         try:
-            if tokenizer:
-                tokenize(tokenizer, prompts)
+            tokenize(tokenizer_of(spec), prompts)
         except EncoderError as error:
             fault = f"The parameter templates does not go with {spec}. {error}"
             raise ParameterError(fault) from None

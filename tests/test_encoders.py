@@ -5,6 +5,7 @@ import pickle
 import shutil
 import urllib.request
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.error import URLError
 
@@ -19,9 +20,12 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms as T
 
+from cliphelpers.encoders import encoder as encoder_module
 from cliphelpers.encoders.encoder import (
     Encoder,
     EncoderError,
+    auto_precision,
+    default_device,
     encode_batch,
     encode_text,
     fingerprint,
@@ -30,7 +34,7 @@ from cliphelpers.encoders.encoder import (
     raw_pixels,
     to_joint,
 )
-from cliphelpers.encoders.load import load_clips, load_encoder
+from cliphelpers.encoders.load import is_clip, load_clips, load_encoder, load_encoders
 from cliphelpers.encoders.preprocess import Preprocess
 from cliphelpers.images import read_image
 
@@ -225,6 +229,26 @@ def test_timm_models_with_another_preprocessing_are_refused(timm_spec, monkeypat
         load_encoder(timm_spec)
 
 
+def test_names_as_timm_s_hub_has_them(timm_spec, monkeypatch):
+    file = timm_spec.partition("@")[2]
+    config = timm.get_pretrained_cfg("test_vit")
+
+    def from_hub(name, **_):
+        assert name == "someone/my_vit"
+        return config, "test_vit", {}
+
+    monkeypatch.setattr(timm.models._factory, "load_model_config_from_hf", from_hub)
+    plain = load_encoder(timm_spec)
+    for name, called in (
+        ("timm/test_vit", "test_vit"),
+        ("test_vit.r160_in1k", "test_vit.r160_in1k"),
+        ("timm/test_vit.r160_in1k", "test_vit.r160_in1k"),
+        ("hf-hub:someone/my_vit", "my_vit"),
+    ):
+        encoder = load_encoder(f"timm:{name}@{file}")
+        assert (encoder.name, encoder.key) == (called, plain.key)
+
+
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5"])
 def test_torchvision_equals_its_own_transform_and_model(tmp_path, paths, name):
     model = torchvision.models.get_model(name).eval()
@@ -365,6 +389,47 @@ def test_the_key_changes_with_preprocessing_and_precision(change):
     assert replace(encoder, name="another").key == encoder.key
 
 
+@pytest.mark.parametrize("kind", ["clip_vit", "clip_rn", "timm_spec", "own"])
+def test_bf16_keeps_the_direction_of_features(request, paths, kind):
+    """What precision "auto" chooses where a device computes it natively; elsewhere it is slow."""
+    spec = "" if kind == "own" else str(request.getfixturevalue(kind))
+    load = (
+        small if kind == "own" else partial(load_encoder, spec if "@" in spec else f"clip:{spec}")
+    )
+    exact, rounded = encode(load(precision="fp32"), paths), encode(load(precision="bf16"), paths)
+    assert cosines(exact, rounded).min() >= 0.999
+    assert np.abs(exact - rounded).max() > 0
+
+
+def test_auto_chooses_bf16_where_it_is_native(timm_spec, monkeypatch):
+    units = dict.fromkeys(["_is_avx512_bf16_supported", "_is_amx_tile_supported"], False)
+
+    def of(device, ampere=False, **more):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: ampere)
+        for unit, there in (units | more).items():
+            monkeypatch.setattr(torch.cpu, unit, lambda there=there: there)
+        return auto_precision(device)
+
+    assert [of("cpu"), of("cpu", ampere=True), of("cuda"), of("mps", ampere=True)] == ["fp32"] * 4
+    assert of("cuda", ampere=True) == "bf16"
+    assert [of("cpu", **{unit: True}) for unit in units] == ["bf16"] * 2
+    assert load_encoder(timm_spec).precision == "fp32"  # as conftest.py has it
+    monkeypatch.setattr(encoder_module, "auto_precision", lambda device: "bf16")
+    chosen = load_encoder(timm_spec)
+    assert chosen.precision == "bf16" and chosen.key == load_encoder(timm_spec, "bf16").key
+    assert chosen.key != load_encoder(timm_spec, "fp32").key
+    assert load_encoders([timm_spec])[0].precision == "bf16"
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch, device):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert default_device() == "cpu"
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(device))
+    assert default_device() == device
+
+
 @pytest.mark.parametrize("kind", ["clip_vit", "clip_rn", "timm_spec"])
 def test_a_random_twin_depends_on_its_seed_alone(request, kind):
     spec = str(request.getfixturevalue(kind))
@@ -387,10 +452,75 @@ def test_a_random_twin_depends_on_its_seed_alone(request, kind):
             assert abs(np.corrcoef(drawn.flatten(), value.flatten())[0, 1]) < 0.5, key
 
 
+# ------------------------------------------------------------------------------- several encoders
+
+
+def saved(folder, names, state):
+    """The same state dict in several files."""
+    files = [folder / name for name in names]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, file)
+    return files
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "labels"),
+    [
+        ("clip:", ["runA/model.pt", "runB/model.pt"], ["runA", "runB"]),
+        ("clip:", ["a/x/model.pt", "a/y/model.pt", "b/x/model.pt"], ["a/x", "a/y", "b/x"]),
+        ("clip:", ["a/best/model.pt", "b/last/model.pt"], ["best", "last"]),
+        ("timm:test_vit@", ["one.pt", "two.pt"], ["one.pt", "two.pt"]),
+        ("timm:test_vit@", ["x/epoch_3.pt", "y/z/epoch_3.pt"], ["x", "z"]),
+        ("torchvision:shufflenet_v2_x0_5@", ["1/a.pth", "2/a.pth"], ["1", "2"]),
+    ],
+)
+def test_encoders_of_one_name_are_told_apart_by_the_shortest_part(
+    tmp_path, weights, kind, names, labels
+):
+    """Results are told apart by names: the last would have replaced the others without a word."""
+    files = saved(tmp_path, names, torch.load(weights[kind]))
+    specs = [f"{kind}{file}" for file in files]
+    name = load_encoder(specs[0]).name
+    loaded = load_encoders([specs[0], "module:" + str(module(tmp_path)), *specs[1:]])
+    assert loaded.pop(1).name == "mine of none"
+    assert [one.name for one in loaded] == [f"{name} ({label})" for label in labels]
+
+
+def module(folder, name="my encoder.py"):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(MODULE)
+    return folder / name
+
+
+def test_encoders_of_several_kinds_can_have_one_name(tmp_path):
+    specs = [f"module:{module(tmp_path, name)}" for name in ("a/mine.py", "b/mine.py")]
+    specs += [f"module:{module(tmp_path, 'a/mine.py')}@none"]
+    names = [one.name for one in load_encoders(specs)]
+    assert names == ["mine of none (a/mine.py)", "mine of none (b/mine.py)", "mine of none (none)"]
+    net = torchvision.models.resnet18().state_dict()
+    (file,) = saved(tmp_path, ["net.pth"], net)
+    names = [
+        one.name for one in load_encoders([f"{k}:resnet18@{file}" for k in ("timm", "torchvision")])
+    ]
+    assert names == ["resnet18 (timm)", "resnet18 (torchvision)"]
+
+
+def test_the_same_encoder_twice_is_refused(clip_vit, timm_spec, monkeypatch):
+    monkeypatch.chdir(clip_vit.parent)
+    same = [f"clip:{clip_vit.name}", f"clip:./{clip_vit.name}"]
+    for specs in ([timm_spec, timm_spec], same, [*same[:1], timm_spec, *same[:1]]):
+        with pytest.raises(EncoderError, match="The same encoder twice: "):
+            load_encoders(specs)
+
+
 def test_a_list_of_encoders_goes_to_notebooks_that_need_clips(clip_vit, clip_rn, timm_spec):
     specs = [f"clip:{clip_vit}", timm_spec, f"clip:{clip_rn}"]
     assert [one.name for one in load_clips(specs)] == ["CLIP tiny-vit", "CLIP tiny-rn"]
     assert [one.joint for one in load_clips(specs[:1], joint=True)] == [True]
+    assert [is_clip(spec) for spec in [*specs, "openclip:x", "module:clip:x"]] == [
+        True, False, True, True, False,
+    ]  # fmt: skip
     with pytest.raises(EncoderError, match="There is no CLIP .* among the encoders .'timm:"):
         load_clips([timm_spec])
 
@@ -406,7 +536,15 @@ def test_a_list_of_encoders_goes_to_notebooks_that_need_clips(clip_vit, clip_rn,
         ("clip:", "Unknown encoder 'clip:'"),
         ("clop:RN50", "Unknown encoder 'clop:RN50'"),
         ("clip:RN51", "clip has no model 'RN51': did you mean RN50"),
-        ("clip:vit-b/32", "clip has no model 'vit-b/32': did you mean ViT-B/32"),
+        ("clip:vit-b/32", r"clip has no model 'vit-b/32': did you mean ViT-B/32\?$"),
+        ("clip:zzzz", "clip has no model 'zzzz', nor one of a similar name"),
+        ("timm:my_own_network", "timm has no model 'my_own_network', nor one of a similar name"),
+        ("timm:resnet50.foo", "no weights 'resnet50.foo', only a1_in1k, .*is timm:resnet50@FILE"),
+        (
+            "timm:test_vit.x@y.pt",
+            "timm has no weights 'test_vit.x', only r160_in1k; a file is timm",
+        ),
+        ("timm:timm/test_vit.x", "timm has no weights 'test_vit.x', only r160_in1k"),
         ("timm:deit_tini_patch16_224", "did you mean deit_tiny_patch16_224"),
         ("timm:test_vit9@x.pt", "timm has no model 'test_vit9': did you mean test_vit"),
         ("torchvision:resnet51", "did you mean .*resnet50"),
@@ -466,7 +604,7 @@ def test_weights_of_another_architecture(weights, kind, tmp_path):
     for other in [weights[name] for name in KINDS if name != kind]:
         with pytest.raises(EncoderError, match="does not fit|holds no CLIP") as caught:
             load_encoder(f"{kind}{other}")
-        assert str(other) in str(caught.value) and len(str(caught.value)) < 500
+        assert str(other) in str(caught.value) and len(str(caught.value)) < 600
 
 
 def test_a_wider_model_s_weights_do_not_fit(tmp_path):

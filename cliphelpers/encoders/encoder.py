@@ -111,10 +111,9 @@ def fingerprint(module):
 
 
 def default_device():
-    """The GPU where there is one, NVIDIA's, AMD's or Apple's, else the CPU."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    """The GPU where there is one, such as NVIDIA's, AMD's or Apple's, else the CPU."""
+    gpu = torch.accelerator.is_available() and torch.accelerator.current_accelerator().type
+    return gpu or "cpu"
 
 
 def auto_precision(device):
@@ -123,13 +122,12 @@ def auto_precision(device):
     Native are NVIDIA's GPUs from Ampere on, AMD's, and processors with AVX512-BF16 or AMX. Of
     Apple's GPUs torch does not say, and some refuse it.
     """
-    kind = torch.device(device).type
-    if kind == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        units = [f"_is_{unit}_supported" for unit in ("avx512_bf16", "amx_tile")]
-        native = kind == "cpu" and any(getattr(torch.cpu, unit, bool)() for unit in units)
-    return "bf16" if native else "fp32"
+    units = [f"_is_{unit}_supported" for unit in ("avx512_bf16", "amx_tile")]
+    native = {
+        "cuda": torch.cuda.is_bf16_supported(including_emulation=False),
+        "cpu": any(getattr(torch.cpu, unit, bool)() for unit in units),
+    }
+    return "bf16" if native.get(device) else "fp32"
 
 
 @torch.inference_mode()
@@ -150,8 +148,7 @@ def encode_batch(encoder, pictures):
     look = encoder.preprocess
     batch = transforms.normalize(batch.float() / 255, look.mean, look.std, inplace=True)
     dtype = _PRECISIONS[encoder.precision]
-    kind = torch.device(encoder.device).type
-    with torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
+    with torch.autocast(encoder.device, dtype=dtype, enabled=dtype != torch.float32):
         features = encoder.module(batch)
     return features.float().contiguous().cpu().numpy()  # no view into a larger tensor
 
@@ -221,9 +218,8 @@ def tokenize(tokenizer, texts):
     tokens = tokenizer(texts)
     length, padding = tokens.shape[1], tokenizer([""]).mode().values
     whole = tokenizer(texts, context_length=2 * length)
-    kept, wanted = ((some != padding).sum(1) for some in (tokens, whole))
-    for text, cut in zip(texts, kept < wanted, strict=True):
-        if cut:
+    for text, kept, wanted in zip(texts, tokens, whole, strict=True):
+        if (kept != padding).sum() < (wanted != padding).sum():
             raise EncoderError(f"This text has more than {length} tokens: {text!r}")
     return tokens
 

@@ -113,15 +113,18 @@ def is_clip(spec):
 def tokenizer_of(spec):
     """The tokenizer of the encoder that a text names; its weights are not read.
 
+    Parameters
+    ----------
+    spec : str
+        Of which :func:`is_clip` is true.
+
     Returns
     -------
-    callable, or None
+    callable
         As of :class:`Encoder`.
     """
     kind, _, rest = spec.partition(":")
-    if kind == "openclip":
-        return openclip_tokenizer(rest)
-    return CLIP_TOKENIZER if kind == "clip" else None
+    return openclip_tokenizer(rest) if kind == "openclip" else CLIP_TOKENIZER
 
 
 def load_clips(specs, joint=False):

@@ -3,47 +3,53 @@
 open_clip is imported by the functions that use it, since most runs do not.
 """
 
+import logging
 from functools import cache
 from pathlib import Path
 
-from torch import nn
-
 from cliphelpers.encoders.encoder import Encoder, EncoderError
 from cliphelpers.encoders.preprocess import Preprocess
-from cliphelpers.encoders.pretrained import before_projection, check_name, choice, downloading
+from cliphelpers.encoders.pretrained import before_projection, check_name
 from cliphelpers.encoders.weights import explained, read_state
+
+# it logs, as root, that a model is random, also where its file is read a moment later
+logging.getLogger().addFilter(lambda record: "open_clip" not in record.pathname)
 
 
 def load_openclip(rest):
-    """The encoder of ``openclip:MODEL[/PRETRAINED][@FILE]``, ``hf-hub:NAME`` or ``local-dir:FOLDER``.
+    """The encoder of ``openclip:MODEL[/PRETRAINED][@FILE]``, of a hub's name or of a folder.
 
     PRETRAINED says of a file, too, how pictures are prepared and which GELU is meant. Without it
     the only one that there is says the first, and MODEL's name the second.
-    """  # noqa: E501
+    """
     import open_clip
 
     name, tag, file = _parts(rest)
     tags = [tag] if tag else open_clip.list_pretrained_tags_by_model(name)
     published = [open_clip.get_pretrained_cfg(name, one) for one in tags]
-    with _having(name, tag):
+    with _having(rest):
         model = open_clip.create_model(
             name, None if file else tag, require_pretrained=not file, pretrained_text=False,
             force_quick_gelu=bool(tag) and published[0].get("quick_gelu", False),
             force_preprocess_cfg=published[0] if len(tags) == 1 else None,
         )  # fmt: skip
     if file:
-        _load_file(model, file, name)
+        state = read_state(file, model.state_dict())
+        with explained(f"{file} does not fit openclip:{name}"):
+            model.load_state_dict(open_clip.convert.convert_state_dict(model, state))
+    look = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
+    height, side = open_clip.utils.to_2tuple(look.size)
+    if height != side or look.resize_mode == "longest":
+        way = f"pictures of {side}x{height}, resized by the {look.resize_mode} side"
+        raise EncoderError(f"openclip:{rest} wants {way}, which is not supported")
+    way = look.interpolation, tuple(look.mean), tuple(look.std), look.resize_mode == "squash"
     model.visual.output_tokens = False  # of CoCa
-    preprocess = _preprocess(model.visual.preprocess_cfg, rest)
     module, projection = before_projection(model.visual)
     model.visual = None  # what is left is the text side
     label = Path(name.rpartition(":")[2]).absolute().name if ":" in name else rest.partition("@")[0]
-    features = "embedding" if isinstance(projection, nn.Identity) else "pre-projection"
-    scale, bias = model.logit_scale.exp().item(), model.logit_bias
-    return Encoder(
-        label, module, preprocess, features, model, openclip_tokenizer(rest), projection, scale,
-        0.0 if bias is None else bias.item(),
-    )  # fmt: skip
+    text = (model, openclip_tokenizer(rest), projection, model.logit_scale.exp().item())
+    bias = 0.0 if model.logit_bias is None else model.logit_bias.item()
+    return Encoder(label, module, Preprocess(side, side, *way), "pre-projection", *text, bias)
 
 
 def openclip_tokenizer(rest):
@@ -56,9 +62,13 @@ def openclip_tokenizer(rest):
 def _tokenizer(name):
     import open_clip
 
-    place = "openclip:local-dir:FOLDER with its files beside the weights"
-    with explained(f"The tokenizer of {name} cannot be had. Without internet use {place}"):
+    with _having(f"{name}'s tokenizer"):
         return open_clip.get_tokenizer(name)
+
+
+def _having(what):
+    place = "openclip:MODEL/PRETRAINED@FILE or openclip:local-dir:FOLDER"
+    return explained(f"openclip:{what} cannot be had; fetched on another machine it is {place}")
 
 
 def _parts(rest):
@@ -68,42 +78,10 @@ def _parts(rest):
     if rest.startswith(("hf-hub:", "local-dir:")):
         return rest, "", ""
     which, _, file = rest.partition("@")
-    names = open_clip.list_models() + ["/".join(pair) for pair in open_clip.list_pretrained()]
-    check_name("openclip", which, names, "/")
-    name, _, tag = which.partition("/")
+    name, mark, tag = which.partition("/")
     tags = open_clip.list_pretrained_tags_by_model(name)
-    if not tag and not file:
-        if len(tags) != 1:
-            known = choice("openclip", name, names, "/")
-            raise EncoderError(f"openclip:{name} does not say which weights: {known}")
-        tag = tags[0]
+    if not mark and not file:  # the only one
+        tag = tags[0] if len(tags) == 1 else "?"
+    names = open_clip.list_models() + ["/".join(pair) for pair in open_clip.list_pretrained()]
+    check_name("openclip", f"{name}/{tag}" if tag else name, names, "/")
     return name, tag, file
-
-
-def _having(name, tag):
-    if ":" in name:
-        offline = "without internet use openclip:local-dir:FOLDER with what the hub has"
-        return explained(f"openclip:{name} cannot be had; {offline}")
-    return downloading(f"openclip:{name}" + f"/{tag}" * bool(tag))
-
-
-def _load_file(model, file, name):
-    import open_clip
-
-    state = read_state(file, model.state_dict())
-    with explained(f"{file} does not fit openclip:{name}"):
-        state = open_clip.convert.convert_state_dict(model, state)  # Apple's names
-        if hasattr(model, "text"):  # OpenAI's names
-            state = open_clip.convert_to_custom_text_state_dict(state)
-        model.load_state_dict(state)
-
-
-def _preprocess(config, rest):
-    size, mode = config["size"], config["resize_mode"]
-    sides = {size} if isinstance(size, int) else {*size}
-    if len(sides) > 1 or mode not in ("shortest", "squash"):
-        wanted = f"pictures of {size} pixels, brought there by {mode}"
-        raise EncoderError(f"openclip:{rest} wants {wanted}: that is not supported")
-    side, way = sides.pop(), "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
-    mean, std = (tuple(config[name]) for name in ("mean", "std"))
-    return Preprocess(side, side, way, mean, std, mode == "squash")

@@ -5,7 +5,6 @@ import warnings
 import zipfile
 from functools import partial
 from pathlib import Path
-from textwrap import shorten
 
 import timm
 import torch
@@ -22,36 +21,12 @@ with warnings.catch_warnings():  # it imports pkg_resources, which warns
 
 
 CLIP_TOKENIZER = partial(clip.tokenize, truncate=True)
-_NAMES = ["logit_scale", "text_projection", "token_embedding.weight", "visual.conv1.weight"]
 
 
 def load_clip(name):
     """The encoder of ``clip:NAME`` or ``clip:FILE``."""
     path = Path(name)
-    if path.is_file() and not _is_archive(path):
-        model = _build_clip(path)
-    else:
-        model = _openai_clip(path, name)
-    visual, projection = before_projection(model.visual)
-    model.visual = nn.Module()  # what is left is the text side,
-    model.visual.conv1 = model.token_embedding  # which asks the image side for its number type
-    label, side = path.stem if path.is_file() else name, visual.input_resolution
-    return Encoder(
-        f"CLIP {label}", visual, Preprocess(side, side, "bicubic", CLIP_MEAN, CLIP_STD),
-        "pre-projection", model, partial(CLIP_TOKENIZER, context_length=model.context_length),
-        projection, model.logit_scale.exp().item(),
-    )  # fmt: skip
-
-
-def _is_archive(path):
-    """Is a file one of TorchScript's, as OpenAI publishes its weights?"""
-    if not zipfile.is_zipfile(path):
-        return False
-    return any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist())
-
-
-def _openai_clip(path, name):
-    fault = f"{name} holds no CLIP, or is damaged"
+    fault = f"{name} holds no CLIP of OpenAI's form, or is damaged"
     if not path.is_file():
         if path.suffix:
             raise EncoderError(f"There is no file {name} with the weights of a CLIP")
@@ -60,27 +35,40 @@ def _openai_clip(path, name):
             f"clip:{name} could not be downloaded. Fetch {clip.clip._MODELS[name]} on another "
             f"machine and use clip:FILE, or put it into {Path.home() / '.cache' / 'clip'}"
         )
+    state = _openai_state(path) if path.is_file() and not _is_archive(path) else None
     with explained(fault), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit.load, which reads these archives, is old
-        return clip.load(name, device="cpu")[0]
+        warnings.simplefilter("ignore")  # torch.jit.load, which reads OpenAI's archives, is old
+        model = clip.model.build_model(state).float() if state else clip.load(name, device="cpu")[0]
+    visual, projection = before_projection(model.visual)
+    model.visual = nn.Module()  # what is left is the text side,
+    model.visual.conv1 = model.token_embedding  # which asks the image side for its number type
+    label, side = path.stem if path.is_file() else name, visual.input_resolution
+    preprocess = Preprocess(side, side, "bicubic", CLIP_MEAN, CLIP_STD)
+    tokenizer = partial(CLIP_TOKENIZER, context_length=model.context_length)
+    text = (model, tokenizer, projection, model.logit_scale.exp().item())
+    return Encoder(f"CLIP {label}", visual, preprocess, "pre-projection", *text)
 
 
-def _build_clip(path):
-    """OpenAI's model with the weights of a state dict; others have another activation."""
-    other = (
-        f"use openclip:MODEL@{path}, where MODEL says which it is: ViT-B-32 or ViT-B-32-quickgelu"
-    )
-    if path.suffix == ".safetensors":
-        raise EncoderError(f"{path} does not say whether it was trained with QuickGELU: {other}")
-    state = read_state(path, _NAMES)
-    if missing := [name for name in _NAMES if name not in state]:
-        has, lacks = (shorten(", ".join(some), 110, placeholder="…") for some in (state, missing))
-        raise EncoderError(f"{path} holds no CLIP of OpenAI's form: it lacks {lacks} and has {has}")
-    block = next((key for key in state if key.startswith("transformer.resblocks.0.")), "")
-    if ".ln_1." in block:  # OpenAI's code, whose activation is QuickGELU, begins with the attention
-        raise EncoderError(f"{path} was written by open_clip, whose models have GELU: {other}")
-    with explained(f"{path} does not fit OpenAI's CLIP"):
-        return clip.model.build_model(state).float()
+def _is_archive(path):
+    """Is a file one of TorchScript's, as OpenAI publishes its weights?"""
+    names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+    return any(name.endswith("/constants.pkl") for name in names)
+
+
+def _openai_state(path):
+    """A state dict that OpenAI's code wrote, since its activation is QuickGELU.
+
+    That is seen in the order of names: its blocks begin with the attention, open_clip's with a
+    layer norm; a .safetensors has no order.
+    """
+    state = read_state(path, ["logit_scale", "text_projection", "token_embedding.weight"])
+    first = next((key for key in state if ".resblocks." in key), "")
+    if ".ln_1." in first or (first and path.suffix == ".safetensors"):
+        raise EncoderError(
+            f"{path} may have been trained with GELU, but clip: is OpenAI's code, with QuickGELU: "
+            f"use openclip:MODEL@{path}, with a MODEL such as ViT-B-32 or ViT-B-32-quickgelu"
+        )
+    return state
 
 
 def before_projection(visual):
@@ -100,21 +88,17 @@ def before_projection(visual):
         projection = nn.Linear(*visual.proj.shape, bias=False)
         projection.weight.data = visual.proj.T.detach().clone()
         visual.proj = None
-        return visual, projection
-    if hasattr(visual, "attnpool"):  # a ResNet, which wants a linear layer there
+    elif hasattr(visual, "attnpool"):  # a ResNet, which wants a linear layer there
         projection = visual.attnpool.c_proj
         identity = nn.Linear(projection.in_features, projection.in_features)
         nn.init.eye_(identity.weight)
         nn.init.zeros_(identity.bias)
         visual.attnpool.c_proj = identity
-        return visual, projection
-    # open_clip's tower of timm: its projection is its head, or else the last layer of timm's model
-    last = visual.head if len(visual.head) else visual.trunk.get_classifier()
-    if not isinstance(last, nn.Linear | nn.Sequential) or hasattr(last, "pool"):
-        return visual, nn.Identity()
-    place = next(name for name, layer in visual.named_modules() if layer is last)
-    visual.set_submodule(place, nn.Identity())
-    return visual, last
+    else:  # one of timm's in open_clip: its projection is open_clip's head, or else timm's own
+        projection = visual.head if len(visual.head) else visual.trunk.get_classifier()
+        place = next(name for name, layer in visual.named_modules() if layer is projection)
+        visual.set_submodule(place, nn.Identity())
+    return visual, projection
 
 
 def load_timm(rest):
@@ -174,25 +158,14 @@ def downloading(spec):
 
 
 def check_name(kind, name, names, mark="."):
-    """Refuse a name that is not among names, with those that are most like it.
-
-    What follows the mark says which of a model's weights are meant.
-    """
+    """Refuse a name that is not among names: a model, or what follows the mark, its weights."""
     model = name.partition(mark)[0]
     if model not in names:
-        starts = {}  # as long as what is written
-        for other in [other for other in names if mark not in other]:
-            starts.setdefault(other[: len(model)].lower(), []).append(other)
-        alike = difflib.get_close_matches(model.lower(), starts, 3, cutoff=0.75)
-        near = starts.get(model.lower(), [starts[start][0] for start in alike])[:3]
+        near = [other for other in names if other.lower().startswith(model.lower())][:3]
+        near = near or difflib.get_close_matches(model, names, 3, cutoff=0.75)
         hint = f": did you mean {' or '.join(near)}?" if near else ", nor one of a similar name"
         raise EncoderError(f"{kind} has no model {model!r}{hint}")
     if name not in names:
-        raise EncoderError(f"{kind} has no weights {name!r}: {choice(kind, model, names, mark)}")
-
-
-def choice(kind, model, names, mark):
-    """In words, the weights that a model can have."""
-    tags = [name.removeprefix(model + mark) for name in names if name.startswith(model + mark)]
-    known = f"say {kind}:{model}{mark}X with X one of {', '.join(tags)}; or " if tags else ""
-    return f"{known}give yours, {kind}:{model}@FILE"
+        tags = [other.partition(mark)[2] for other in names if other.startswith(model + mark)]
+        known = f"{', '.join(tags) or 'none at all'}; a file is {kind}:{model}@FILE"
+        raise EncoderError(f"{kind} has no weights {name!r}, only {known}")

@@ -1,9 +1,8 @@
 """Weights in files; every fault with the file's name."""
 
-import logging
-import re
 import warnings
-from contextlib import contextmanager, suppress
+import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 
@@ -16,21 +15,15 @@ from cliphelpers.encoders.encoder import EncoderError
 
 @contextmanager
 def explained(message):
-    """Turn any error of another library into an EncoderError: the message, then its reason.
-
-    What the library logs meanwhile, such as each try of a download, is not shown.
-    """
-    logging.disable(logging.ERROR)
+    """Turn any error of another library into an EncoderError: the message, then its reason."""
     try:
         yield
     except Exception as error:
-        lines = [shorten(line, 110, placeholder="…") for line in str(error).splitlines()[:4]]
+        lines = [shorten(line, 140, placeholder="…") for line in str(error).splitlines()[:4]]
         reason = " ".join(lines) or type(error).__name__
         if "weights_only" in str(error):  # torch goes on to recommend executing it
             reason = "there is pickled code, which is not executed"
         raise EncoderError(f"{message} ({reason})") from error
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def read_state(file, names=()):
@@ -60,61 +53,45 @@ def read_state(file, names=()):
         state = dict(_tensors(_read(file)))
         if not state:
             raise TypeError("a state dict has names and tensors")
-    place, others = _place(state, list(names))
-    if others:
+    place, *others = _places(state, names) if names else [""]
+    if others and all(place + name in state for name in names):
         raise EncoderError(f"{file} holds several models ({place}, {others[0]}): save one alone")
     if place:
         warnings.warn(f"{file}: the weights are taken from {place[:-1]}", stacklevel=2)
     return {key[len(place) :]: value for key, value in state.items() if key.startswith(place)}
 
 
-class _Inert:
-    """What stands for an object of a class that torch does not know to be harmless."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __setstate__(self, state):
-        pass
-
-
 def _read(file):
-    """What a file holds, with an :class:`_Inert` for each object that is no tensor or the like."""
+    """What a file holds; objects that torch does not know to be harmless are left empty."""
     if Path(file).suffix == ".safetensors":
         return safetensors.torch.load_file(file)
-    unknown = []
-    with suppress(ValueError):  # no file of torch.save's present format: torch.load says more
-        unknown = get_unsafe_globals_in_checkpoint(file)
-    parts = [name.rpartition(".") for name in unknown]
-    inert = [type(name, (_Inert,), {"__module__": module}) for module, _, name in parts]
-    with safe_globals(inert):
+    unknown = get_unsafe_globals_in_checkpoint(file) if zipfile.is_zipfile(file) else []
+    empty = {"__init__": _nothing, "__setstate__": _nothing}
+    classes = [(name.rpartition(".")[2], name.rpartition(".")[0]) for name in unknown]
+    with safe_globals([type(name, (), empty | {"__module__": place}) for name, place in classes]):
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _nothing(*_, **__):
+    """What is done instead of the code that a pickle names."""
 
 
 def _tensors(content, place=""):
     """Yield the tensors of nested dicts with their joined names."""
     for key, value in content.items():
-        if isinstance(value, torch.Tensor):
-            yield f"{place}{key}", value
-        elif isinstance(value, dict):
+        if isinstance(value, dict):
             yield from _tensors(value, f"{place}{key}.")
+        elif isinstance(value, torch.Tensor):
+            yield f"{place}{key}", value
 
 
-def _place(state, names):
-    """The beginning of the state's names after which most of the wanted names are found.
-
-    Returns
-    -------
-    str, list of str
-        The beginning, and others that are as good and could as well be meant.
-    """
-    dots = {key[: dot.end()] for key in state for dot in re.finditer(r"\.", key)}
+def _places(state, names):
+    """The beginnings, one or several, after which a state has most of the wanted names."""
+    dots = {key[: at + 1] for key in state for at, sign in enumerate(key) if sign == "."}
     found = {place: sum(place + name in state for name in names) for place in ["", *sorted(dots)]}
-    most = max(found.values())
-    best = [place for place in found if found[place] == most]
-    averages = [place for place in best if "ema" in re.split(r"[._]", place.lower())]
-    best = averages or best
-    return best[0], best[1:] if most and most == len(names) else []
+    best = [place for place in found if found[place] == max(found.values())]
+    averages = [place for place in best if "ema" in place.lower().replace(".", "_").split("_")]
+    return averages or best
 
 
 def load_state(model, file, head, what):
