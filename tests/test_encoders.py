@@ -413,12 +413,12 @@ def test_auto_chooses_bf16_where_it_is_native(timm_spec, monkeypatch):
     assert [of("cpu"), of("cpu", ampere=True), of("cuda"), of("mps", ampere=True)] == ["fp32"] * 4
     assert of("cuda", ampere=True) == "bf16"
     assert [of("cpu", **{unit: True}) for unit in units] == ["bf16"] * 2
-    assert load_encoder(timm_spec).precision == "fp32"  # as conftest.py has it
+    assert load_encoder(timm_spec).precision == "fp32"
     monkeypatch.setattr(encoder_module, "auto_precision", lambda device: "bf16")
-    chosen = load_encoder(timm_spec)
+    chosen = load_encoder(timm_spec, "auto")
     assert chosen.precision == "bf16" and chosen.key == load_encoder(timm_spec, "bf16").key
     assert chosen.key != load_encoder(timm_spec, "fp32").key
-    assert load_encoders([timm_spec])[0].precision == "bf16"
+    assert load_encoders([timm_spec], "auto")[0].precision == "bf16"
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
@@ -497,7 +497,11 @@ def test_encoders_of_several_kinds_can_have_one_name(tmp_path):
     specs = [f"module:{module(tmp_path, name)}" for name in ("a/mine.py", "b/mine.py")]
     specs += [f"module:{module(tmp_path, 'a/mine.py')}@none"]
     names = [one.name for one in load_encoders(specs)]
-    assert names == ["mine of none (a/mine.py)", "mine of none (b/mine.py)", "mine of none (none)"]
+    assert names == [
+        "mine of none (a/mine.py)",
+        "mine of none (b/mine.py)",
+        "mine of none (mine.py/none)",
+    ]
     net = torchvision.models.resnet18().state_dict()
     (file,) = saved(tmp_path, ["net.pth"], net)
     names = [

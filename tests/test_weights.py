@@ -107,11 +107,12 @@ def test_of_several_models_none_is_chosen(states, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_does_not_fit_says_which_names(states, tmp_path, kind):
     file, state = tmp_path / "weights.pt", dict(states[kind])
-    last = [name for name, value in state.items() if value.ndim == 2][-1]
+    inner = [name for name, value in state.items() if value.ndim > 1 and "0." in name]
+    some = inner[len(inner) // 2]  # no layer from whose shape an architecture is told
     for change, message in (
-        ({last: None}, last),
+        ({some: None}, some),
         ({"visual.more": torch.ones(2)}, "visual.more"),
-        ({last: torch.ones(7, 7)}, last),
+        ({some: torch.ones(7, 7)}, some),
     ):
         changed = {key: value for key, value in (state | change).items() if value is not None}
         torch.save({"model": changed}, file)

@@ -25,8 +25,7 @@ CLIP_TOKENIZER = partial(clip.tokenize, truncate=True)
 
 def load_clip(name):
     """The encoder of ``clip:NAME`` or ``clip:FILE``."""
-    path = Path(name)
-    fault = f"{name} holds no CLIP of OpenAI's form, or is damaged"
+    path, state, fault = Path(name), None, f"{name} holds no CLIP, or is damaged"
     if not path.is_file():
         if path.suffix:
             raise EncoderError(f"There is no file {name} with the weights of a CLIP")
@@ -35,7 +34,8 @@ def load_clip(name):
             f"clip:{name} could not be downloaded. Fetch {clip.clip._MODELS[name]} on another "
             f"machine and use clip:FILE, or put it into {Path.home() / '.cache' / 'clip'}"
         )
-    state = _openai_state(path) if path.is_file() and not _is_archive(path) else None
+    elif not _is_archive(path):
+        state, fault = _openai_state(path), f"{name} does not fit OpenAI's CLIP"
     with explained(fault), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit.load, which reads OpenAI's archives, is old
         model = clip.model.build_model(state).float() if state else clip.load(name, device="cpu")[0]
