@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
 from cliphelpers.classifiers import Linear, NearestMean, Ridge, fit_chosen
 from cliphelpers.encoders.encoder import raw_pixels
@@ -88,6 +89,7 @@ def test_answers_are_those_of_fitting_each_fold_by_hand(study, splits, pixels, X
         expected = ends(study, told.predicted == told.y, told.rows)
         np.testing.assert_array_equal(told_by(row), expected)
         assert row.n == len(told.y) and pd.isna(row.verdict)
+        assert row.balanced == pytest.approx(balanced_accuracy_score(told.y, told.predicted))
         assert (row.encoder, row.features, row.experiment) == (pixels.name, "pixels", "03_some")
         second = np.sort(scores, axis=1)[:, -2]
         held = np.mean(scores[np.arange(len(told.y)), told.y] >= second)
