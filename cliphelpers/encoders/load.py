@@ -96,13 +96,16 @@ def load_encoders(specs, precision="fp32", device=None):
 def _labels(specs):
     """The shortest part of each text that tells it from the others."""
     parts = [[part for part in re.split(r"[:@/\\]", spec) if part.strip(".")] for spec in specs]
-    backwards = [own[::-1] for own in parts]
+    backwards, labels = [own[::-1] for own in parts], []
     same = len(os.path.commonprefix(backwards))
-    for length in range(1, max(map(len, parts)) + 1):
-        labels = ["/".join(own[same : same + length][::-1]) for own in backwards]
-        if len(set(labels)) == len(labels):
-            return labels
-    raise EncoderError(f"The same encoder twice: {' and '.join(specs)}")
+    for own in backwards:
+        for end in range(same + 1, len(own) + 1):
+            if [other[same:end] for other in backwards].count(own[same:end]) == 1:
+                labels.append("/".join(own[same:end][::-1]))
+                break
+        else:
+            raise EncoderError(f"The same encoder twice: {' and '.join(specs)}")
+    return labels
 
 
 def is_clip(spec):
