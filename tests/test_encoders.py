@@ -468,7 +468,7 @@ def saved(folder, names, state):
     ("kind", "names", "labels"),
     [
         ("clip:", ["runA/model.pt", "runB/model.pt"], ["runA", "runB"]),
-        ("clip:", ["a/x/model.pt", "a/y/model.pt", "b/x/model.pt"], ["a/x", "a/y", "b/x"]),
+        ("clip:", ["a/x/model.pt", "a/y/model.pt", "b/x/model.pt"], ["a/x", "y", "b/x"]),
         ("clip:", ["a/best/model.pt", "b/last/model.pt"], ["best", "last"]),
         ("timm:test_vit@", ["one.pt", "two.pt"], ["one.pt", "two.pt"]),
         ("timm:test_vit@", ["x/epoch_3.pt", "y/z/epoch_3.pt"], ["x", "z"]),
@@ -500,7 +500,7 @@ def test_encoders_of_several_kinds_can_have_one_name(tmp_path):
     assert names == [
         "mine of none (a/mine.py)",
         "mine of none (b/mine.py)",
-        "mine of none (mine.py/none)",
+        "mine of none (none)",
     ]
     net = torchvision.models.resnet18().state_dict()
     (file,) = saved(tmp_path, ["net.pth"], net)

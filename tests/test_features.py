@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import threading
 import time
 import weakref
@@ -16,7 +17,7 @@ from torch import nn
 
 from cliphelpers import features as module_under_test
 from cliphelpers import parallel
-from cliphelpers.cache import cache_folder
+from cliphelpers.cache import cache_folder, load_arrays
 from cliphelpers.encoders.encoder import Encoder, encode_batch, joint, normalize
 from cliphelpers.encoders.load import load_encoder
 from cliphelpers.encoders.preprocess import Preprocess
@@ -217,6 +218,44 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     features, count = computed(encoder, index, cache, batch=4)
     assert count == 24 - batches * 4
     assert np.array_equal(features, whole)
+
+
+def extract_until_killed(index, cache, batches):
+    """Every batch takes longer than may be lost; the process dies as by a lack of memory."""
+
+    class Dying(Counting):
+        def forward(self, x):
+            if self.pictures == batches * len(x):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().forward(x)
+
+    module_under_test.SECONDS, parallel.CORES, module_under_test.CORES = 0, 1, 1
+    encoder = Encoder("counting", Dying(), Preprocess(8, 8, "bilinear"), device="cpu")
+    extract_features(encoder, index, cache=cache, batch=4)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL")
+@pytest.mark.parametrize("batches", [4, 5])
+def test_a_killed_run_loses_only_what_was_computed_since_the_last_file(
+    index, cache, forkserver, batches
+):
+    killed = forkserver.Process(target=extract_until_killed, args=(index, cache, batches))
+    killed.start()
+    killed.join(120)
+    assert killed.exitcode == -signal.SIGKILL
+    kept = sum(len(load_arrays(path)["digests"]) for path in shards(cache))
+    assert batches * 4 - 12 <= kept <= batches * 4  # one thread is two batches ahead at most
+
+
+def test_files_are_written_by_the_clock_too(encoder, index, cache, monkeypatch):
+    times = iter(range(0, 1000, 7))  # a batch takes 7 s
+    monkeypatch.setattr(module_under_test, "monotonic", lambda: next(times))
+    monkeypatch.setattr(module_under_test, "SECONDS", 20)
+    first, _ = computed(encoder, index, cache, batch=2)
+    sizes = sorted(len(load_arrays(path)["digests"]) for path in shards(cache))
+    assert sum(sizes) == 24 and len(sizes) > 2 and max(sizes) <= 6
+    again, count = computed(encoder, index, cache)
+    assert count == 0 and np.array_equal(first, again)
 
 
 def damage(path, place):
