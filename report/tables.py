@@ -173,7 +173,13 @@ def duration(run):
 
 def memory(run):
     """Peak of a run's memory."""
-    return f"{record(run)['peak_memory_gib']:.1f} GiB"
+    return f"{_peak(record(run)):.1f} GiB"
+
+
+def _peak(found):
+    """Peak of memory in GiB: that of each notebook's own run, where run.json has it."""
+    peaks = [one.get("peak_memory_gib") for one in found["notebooks"].values()]
+    return max(filter(None, peaks), default=found["peak_memory_gib"])
 
 
 def hardware(run):
@@ -291,7 +297,7 @@ def minutes(*runs):
         found = record(run)
         taken = {name: one["seconds"] / 60 for name, one in found["notebooks"].items()}
         taken["all"] = sum(taken.values())
-        columns[TIMED[run]] = taken | {"GiB of memory": found["peak_memory_gib"]}
+        columns[TIMED[run]] = taken | {"GiB of memory": _peak(found)}
     rows = pd.DataFrame(columns).itertuples()
     lines = [[name, *("" if pd.isna(x) else f"{x:.1f}" for x in values)] for name, *values in rows]
     return _markdown(["minutes", *columns], lines)
