@@ -63,7 +63,8 @@ def interval(values, classes, groups):
     tail = (1 - LEVEL) / 2
     if kind != "b":
         half = stats.t.isf(tail, freedom) * variance**0.5
-        low, high = np.clip([mean - half, mean + half], *((-1, 1) if kind == "i" else (None, None)))
+        most = 1 if kind == "i" else np.inf
+        low, high = np.clip([mean - half, mean + half], -most, most)
         p = 2 * stats.t.sf(abs(mean) / variance**0.5, freedom) if variance else float(mean == 0)
         return mean, float(low), float(high), float(p)
     size = units
