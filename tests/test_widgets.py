@@ -47,6 +47,7 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def shown(monkeypatch):
     """The pages that were shown, the last one last. No figure is left open."""
+    plt.close("all")  # those of other tests
     pages = []
     monkeypatch.setattr(parts, "display", lambda page: pages.append(page.data))
     yield pages
