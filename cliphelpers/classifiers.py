@@ -14,7 +14,7 @@ import scipy.linalg
 import scipy.optimize
 import torch
 
-from cliphelpers.encoders.encoder import default_device, encode_text, normalize
+from cliphelpers.encoders.encoder import encode_text, normalize
 
 
 def text_weights(encoder, names, templates):
@@ -195,7 +195,8 @@ class Logistic(Linear):
         self.candidates = _strengths(strengths)
         self.grid = (len(self.candidates),)
         self.prior, self.standardize = prior, standardize and prior is None
-        self.tolerance, self.device = tolerance, default_device()
+        self.tolerance = tolerance
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"  # MPS has no float64
 
     def fit(self, X, y, classes):
         mean, std = _moments(X)
