@@ -186,7 +186,7 @@ class Logistic(Linear):
     Warns
     -----
     UserWarning
-        After 3,000 steps a candidate was not as near.
+        A candidate did not come as near: more steps than 3,000, or float32 is too coarse.
     """
 
     learns = True
@@ -221,18 +221,20 @@ class Logistic(Linear):
             return loss.item(), last.copy()
 
         def stop(flat):
-            if last @ last <= 2 * min(strength, 1 / classes) * self.tolerance:
+            if last @ last <= wanted:
                 raise StopIteration
 
         flat, self.heads_, last = np.zeros(size + classes), [], np.zeros(size + classes)
         options = {"maxiter": 3000, "maxfun": 10_000, "gtol": 0, "ftol": 0}
         for strength in self.candidates:
+            wanted = 2 * min(strength, 1 / classes) * self.tolerance
             found = scipy.optimize.minimize(
                 loss_and_gradient, flat, (strength,), "L-BFGS-B",
                 jac=True, callback=stop, options=options,
             )  # fmt: skip
-            if found.nit == options["maxiter"]:
-                warnings.warn(f"Strength {strength:g}: no optimum after 3,000 steps", stacklevel=2)
+            if found.jac @ found.jac > 2 * wanted:
+                words = f"Logistic regression of strength {strength:g} stopped before its minimum"
+                warnings.warn(words, stacklevel=2)
             flat = found.x
             free = flat.astype(np.float32)
             W = (prior + free[:size].reshape(-1, classes)) / std[:, None]

@@ -16,7 +16,7 @@ from cliphelpers.images import read_image
 COLOURS = sns.color_palette("colorblind")
 RIGHT, WRONG = COLOURS[2], COLOURS[3]
 SPLITS = {
-    "official": "official\n(test frames from the training clips)",
+    "official": "official\n(as the folders state it)",
     "by_group": "by_group\n(whole groups held out)",
     "by_look": "by_look\n(what looks alike held out)",
     "random": "random\n(test pictures drawn at random)",

@@ -139,7 +139,7 @@ class Study:
     def _possible(self, shots, folds):
         most = min(np.bincount(self.y[fold.fit]).min() for fold in folds)
         if most < min(shots):
-            raise ValueError(f"k = {min(shots)} is too much: a class has {most} pictures to learn")
+            raise ValueError(f"A class has {most} pictures to learn from: lower k, now {shots}")
         if most < max(shots):
             words = f"A class has {most} pictures to learn from in a fold: without larger k"
             warnings.warn(words, stacklevel=3)

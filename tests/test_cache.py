@@ -1,6 +1,8 @@
 """What is kept on disk: computed once, never half, never damaged."""
 
 import os
+import signal
+from uuid import getnode
 
 import numpy as np
 import pytest
@@ -68,3 +70,28 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["x"]
+
+
+def write_and_die(path):
+    os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # before the file has its name
+    write_atomically(path, b"new")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL")
+def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_is_not(
+    tmp_path, forkserver
+):
+    dying = forkserver.Process(target=write_and_die, args=(tmp_path / "x.npz",))
+    dying.start()
+    dying.join(120)
+    (left,) = tmp_path.iterdir()
+    assert dying.exitcode == -signal.SIGKILL and left.suffix == ".part"
+    assert left.read_bytes() == b"new"
+    name = left.name
+    living = tmp_path / name.replace(f".{dying.pid}.", f".{os.getppid()}.")
+    elsewhere = tmp_path / name.replace(f".{getnode()}.", f".{getnode() + 1}.")
+    assert len({left, living, elsewhere}) == 3
+    for other in (living, elsewhere):
+        other.write_bytes(b"half")
+    write_atomically(tmp_path / "y.npz", b"whole")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "y.npz", living, elsewhere])

@@ -182,7 +182,8 @@ def test_a_run_and_its_failure(notebooks, tmp_path, capsys):
     (tmp_path / "RN50").mkdir()  # such as an earlier --output
     for name in ("w.pt", "e.py"):
         (tmp_path / name).touch()
-    encoders = "['clip:w.pt', 'timm:x@w.pt', 'clip:RN50', 'module:e.py@w.pt', 'timm:x@gone.pt']"
+    encoders = "['clip:w.pt', 'timm:x@w.pt', 'clip:RN50', 'module:e.py@w.pt', 'timm:x@gone.pt',"
+    encoders += "'openclip:local-dir:my data']"
     arguments = ["--data", "my data", "-p", "encoders", encoders, "-p", "rate", "1"]
     status = main(["run", *arguments, "--output", "out ü"])
     out, error = tmp_path / "out ü", capsys.readouterr().err
@@ -202,7 +203,7 @@ def test_a_run_and_its_failure(notebooks, tmp_path, capsys):
 
     w = tmp_path / "w.pt"  # files that exist from here are absolute, the rest as it was
     absolute = [f"clip:{w}", f"timm:x@{w}", "clip:RN50", f"module:{tmp_path / 'e.py'}@{w}"]
-    absolute += ["timm:x@gone.pt"]
+    absolute += ["timm:x@gone.pt", f"openclip:local-dir:{tmp_path / 'my data'}"]
     seen = (out / "results" / "first.txt").read_text()
     assert seen == repr((str(tmp_path / "my data"), absolute, 1))
 

@@ -411,7 +411,7 @@ def test_auto_chooses_bf16_where_it_is_native(timm_spec, monkeypatch):
         return auto_precision(device)
 
     assert [of("cpu"), of("cpu", ampere=True), of("cuda"), of("mps", ampere=True)] == ["fp32"] * 4
-    assert of("cuda", ampere=True) == "bf16"
+    assert [of("cuda", ampere=True), of("cuda:1", ampere=True)] == ["bf16"] * 2
     assert [of("cpu", **{unit: True}) for unit in units] == ["bf16"] * 2
     assert load_encoder(timm_spec).precision == "fp32"
     monkeypatch.setattr(encoder_module, "auto_precision", lambda device: "bf16")

@@ -23,7 +23,8 @@ from cliphelpers.parameters import check_parameters
 from cliphelpers.progress import WARNING
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-_PACKAGES = ["torch", "torchvision", "timm", "clip-anytorch", "numpy", "scipy", "scikit-learn"]
+_PACKAGES = ["torch", "torchvision", "timm", "clip-anytorch", "open_clip_torch"]
+_PACKAGES += ["numpy", "scipy", "scikit-learn"]
 
 
 def run(names=(), parameters=None, output="output"):
@@ -108,16 +109,18 @@ def _defaults(path):
 def _absolute(value, folder):
     """Paths that exist from a folder, made absolute, since notebooks run in their own folder.
 
-    In an encoder's text only files are meant: folders may be called like a model.
+    In an encoder's text only files are meant, as folders may be called like a model, and the
+    folder behind "local-dir:".
     """
     if isinstance(value, list):
         return [_absolute(item, folder) for item in value]
     if not isinstance(value, str):
         return value
     whole = value != "" and os.path.exists(folder / value)
-    parts = [value] if whole else re.split("(^[a-z]+:|@)", value)
+    parts = [value] if whole else re.split("(^[a-z]+:local-dir:|^[a-z]+:|@)", value)
     for number, part in enumerate(parts):
-        if whole or os.path.isfile(folder / part):
+        meant = whole or parts[number - 1].endswith("local-dir:")
+        if (os.path.exists if meant else os.path.isfile)(folder / part):
             parts[number] = str((folder / part).resolve())
     return "".join(parts)
 

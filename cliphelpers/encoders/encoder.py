@@ -127,7 +127,7 @@ def auto_precision(device):
         "cuda": torch.cuda.is_bf16_supported(including_emulation=False),
         "cpu": any(getattr(torch.cpu, unit, bool)() for unit in units),
     }
-    return "bf16" if native.get(device) else "fp32"
+    return "bf16" if native.get(torch.device(device).type) else "fp32"
 
 
 @torch.inference_mode()
@@ -148,7 +148,8 @@ def encode_batch(encoder, pictures):
     look = encoder.preprocess
     batch = transforms.normalize(batch.float() / 255, look.mean, look.std, inplace=True)
     dtype = _PRECISIONS[encoder.precision]
-    with torch.autocast(encoder.device, dtype=dtype, enabled=dtype != torch.float32):
+    kind = torch.device(encoder.device).type
+    with torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
         features = encoder.module(batch)
     return features.float().contiguous().cpu().numpy()  # no view into a larger tensor
 

@@ -7,9 +7,9 @@ import logging
 from functools import cache
 from pathlib import Path
 
-from cliphelpers.encoders.encoder import Encoder, EncoderError
+from cliphelpers.encoders.encoder import EncoderError
 from cliphelpers.encoders.preprocess import Preprocess
-from cliphelpers.encoders.pretrained import before_projection, check_name
+from cliphelpers.encoders.pretrained import check_name, clip_encoder
 from cliphelpers.encoders.weights import explained, read_state
 
 # it logs, as root, that a model is random, also where its file is read a moment later
@@ -44,12 +44,8 @@ def load_openclip(rest):
         raise EncoderError(f"openclip:{rest} wants {way}, which is not supported")
     way = look.interpolation, tuple(look.mean), tuple(look.std), look.resize_mode == "squash"
     model.visual.output_tokens = False  # of CoCa
-    module, projection = before_projection(model.visual)
-    model.visual = None  # what is left is the text side
     label = Path(name.rpartition(":")[2]).absolute().name if ":" in name else rest.partition("@")[0]
-    text = (model, openclip_tokenizer(rest), projection, model.logit_scale.exp().item())
-    bias = 0.0 if model.logit_bias is None else model.logit_bias.item()
-    return Encoder(label, module, Preprocess(side, side, *way), "pre-projection", *text, bias)
+    return clip_encoder(label, model, Preprocess(side, side, *way), openclip_tokenizer(rest))
 
 
 def openclip_tokenizer(rest):

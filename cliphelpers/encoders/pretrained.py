@@ -39,14 +39,10 @@ def load_clip(name):
     with explained(fault), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit.load, which reads OpenAI's archives, is old
         model = clip.model.build_model(state).float() if state else clip.load(name, device="cpu")[0]
-    visual, projection = before_projection(model.visual)
-    model.visual = nn.Module()  # what is left is the text side,
-    model.visual.conv1 = model.token_embedding  # which asks the image side for its number type
-    label, side = path.stem if path.is_file() else name, visual.input_resolution
+    label, side = path.stem if path.is_file() else name, model.visual.input_resolution
     preprocess = Preprocess(side, side, "bicubic", CLIP_MEAN, CLIP_STD)
     tokenizer = partial(CLIP_TOKENIZER, context_length=model.context_length)
-    text = (model, tokenizer, projection, model.logit_scale.exp().item())
-    return Encoder(f"CLIP {label}", visual, preprocess, "pre-projection", *text)
+    return clip_encoder(f"CLIP {label}", model, preprocess, tokenizer)
 
 
 def _is_archive(path):
@@ -69,6 +65,16 @@ def _openai_state(path):
             f"use openclip:MODEL@{path}, with a MODEL such as ViT-B-32 or ViT-B-32-quickgelu"
         )
     return state
+
+
+def clip_encoder(name, model, preprocess, tokenizer):
+    """The encoder of a model of clip or open_clip, of which the text side alone is left."""
+    module, projection = before_projection(model.visual)
+    model.visual = nn.Module()
+    model.visual.conv1 = getattr(model, "token_embedding", None)  # clip's text asks for its dtype
+    scale, bias = model.logit_scale.exp().item(), getattr(model, "logit_bias", None)
+    text = (model, tokenizer, projection, scale, 0.0 if bias is None else bias.item())
+    return Encoder(name, module, preprocess, "pre-projection", *text)
 
 
 def before_projection(visual):
