@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, special, stats
 
 LEVEL = 0.95
 
@@ -101,6 +101,31 @@ def holm(p):
     order = np.argsort(p)
     raised = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)).clip(max=1)
     return raised[np.argsort(order)]
+
+
+def fit_temperature(scores, y):
+    """The temperature T at which ``softmax(scores / T)`` is most likely to be right.
+
+    It minimises the mean cross-entropy (Guo et al., On calibration of modern neural networks, 2017,
+    section 4.2). Give it scores of pictures that the classifier has not learnt from.
+
+    Parameters
+    ----------
+    scores : float array, shape (N, C)
+    y : int array, shape (N,)
+
+    Returns
+    -------
+    float
+        Between exp(-10) and exp(10).
+    """
+    scores = np.asarray(scores, float)
+
+    def loss(log_temperature):
+        logits = scores / np.exp(log_temperature)
+        return (special.logsumexp(logits, 1) - logits[np.arange(len(y)), y]).mean()
+
+    return float(np.exp(optimize.minimize_scalar(loss, bounds=(-10, 10), method="bounded").x))
 
 
 def confusions(y, predicted, labels):

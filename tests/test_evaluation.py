@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.special import expit
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
-from cliphelpers.evaluation import confusions, holm, interval, top_k
+from cliphelpers.evaluation import confusions, fit_temperature, holm, interval, top_k
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 9])
@@ -372,3 +372,12 @@ def test_confusions_equal_scikit_learn():
 def test_no_mistakes_are_no_confusions():
     table = confusions(np.array([0, 1]), np.array([0, 1]), ["a", "b"])
     assert table.empty and list(table.columns) == ["true", "predicted", "share", "pictures"]
+
+
+@pytest.mark.parametrize("factor", [0.1, 1, 7])
+def test_the_temperature_that_scores_were_multiplied_by_is_found(factor):
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.normal(size=(20_000, 5))
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    y = (chances.cumsum(1) > rng.random((20_000, 1))).argmax(1)
+    assert fit_temperature(factor * logits, y) == pytest.approx(factor, rel=0.05)

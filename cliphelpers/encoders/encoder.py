@@ -51,6 +51,8 @@ class Encoder:
         "auto" becomes what :func:`auto_precision` says of the device.
     device : str
         By default the GPU where there is one.
+    spec : str
+        The text that it was made of: see :func:`cliphelpers.encoders.load.load_encoders`.
 
     Raises
     ------
@@ -70,6 +72,7 @@ class Encoder:
     joint: bool = False
     precision: str = "fp32"
     device: str = field(default_factory=lambda: default_device())
+    spec: str = ""
 
     def __post_init__(self):
         if self.precision == "auto":

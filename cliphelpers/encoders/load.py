@@ -60,7 +60,7 @@ def load_encoder(spec, precision="fp32", device=None):
     if kind not in LOADERS or not rest:
         raise EncoderError(f"Unknown encoder {spec!r}: begin with {', '.join(LOADERS)} and a colon")
     encoder = LOADERS[kind](rest)
-    return replace(encoder, precision=precision, device=device or encoder.device)
+    return replace(encoder, spec=spec, precision=precision, device=device or encoder.device)
 
 
 def load_encoders(specs, precision="fp32", device=None):
