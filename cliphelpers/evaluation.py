@@ -18,8 +18,8 @@ def top_k(scores, y, k=1):
     return (best == y[:, None]).any(1)
 
 
-def interval(values, classes, groups):
-    """Mean, its 95 % interval for these classes and other groups, and how likely chance is.
+def interval(values, classes, groups, level=LEVEL):
+    """Mean, its interval for these classes and other groups, and how likely chance is.
 
     Pictures of one group are alike, so groups are what varies. The variance is that of the groups
     within each class (stratified, in closed form: Cochran, Sampling techniques, 1977, sections 5.5
@@ -37,6 +37,8 @@ def interval(values, classes, groups):
         All 0 for the interval over other classes, with the classes as ``groups``.
     groups : int array, shape (N,)
         Numbers of groups, none in two classes: see :func:`cliphelpers.looks.group_of`.
+    level : float
+        Of the interval, 0.95 for 95 %.
 
     Returns
     -------
@@ -60,7 +62,7 @@ def interval(values, classes, groups):
     if len(seeds) > 1 and (drawn := seeds.mean(1).var(ddof=1) / len(seeds)):
         parts = variance**2 / freedom + drawn**2 / (len(seeds) - 1)  # Satterthwaite
         variance, freedom = variance + drawn, (variance + drawn) ** 2 / parts
-    tail = (1 - LEVEL) / 2
+    tail = (1 - level) / 2
     if kind != "b":
         half = stats.t.isf(tail, freedom) * variance**0.5
         most = 1 if kind == "i" else np.inf

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
+from cliphelpers.answers import save_answers
 from cliphelpers.cache import kept, key_of
 from cliphelpers.classifiers import fit_chosen
 from cliphelpers.encoders.encoder import Encoder
-from cliphelpers.evaluation import LEVEL, holm, interval, top_k
+from cliphelpers.evaluation import LEVEL, fit_temperature, holm, interval, top_k
 from cliphelpers.features import extract_features
 from cliphelpers.index import targets
 from cliphelpers.looks import group_of
@@ -43,6 +45,8 @@ class Answers:
         Only of questions without shots.
     chosen : tuple of str or None
         What validation chose, for each fold.
+    learnt : int
+        How many pictures the largest fold has to learn from.
     """
 
     rows: np.ndarray
@@ -50,11 +54,23 @@ class Answers:
     predicted: np.ndarray
     scores: np.ndarray | None
     chosen: tuple
+    learnt: int
 
     @property
     def right(self):
         """Whether each answer is right: bool array, shape (M,)."""
         return self.predicted == self.y
+
+    @cached_property
+    def temperature(self):
+        """Of scores, that makes them probabilities: fitted on at most 2,000 of these answers."""
+        some = np.unique(np.linspace(0, len(self.y) - 1, 2000).astype(int))
+        return fit_temperature(self.scores[some], self.y[some])
+
+    @property
+    def probability(self):
+        """How sure each answer is, at this temperature: float array, shape (M,)."""
+        return softmax(self.scores / self.temperature, axis=1).max(1)
 
 
 @dataclass(eq=False)
@@ -101,6 +117,7 @@ class Study:
         self.top = [k for k in top if k <= self.y.max()]
         self._groups = np.unique(group_of(index), return_inverse=True)[1]  # numbers sort faster
         self._asked, self._drawn, self._parts, self._answers, self._rows = [], {}, {}, {}, {}
+        self._specs = {}  # of encoders, by name
 
     def rows(self, split):
         """Positions of the test pictures of a split, one fold after the other: int (M,)."""
@@ -198,6 +215,7 @@ class Study:
     def _note(self, question, arrays):
         """Add the answers on one fold; once all folds of its split are there, the rows."""
         encoder, chosen, at_edge = question.encoder, question.chosen, None
+        self._specs[encoder.name] = encoder.spec
         if len(question.classifier.candidates) > 1:
             chosen = str(arrays["chosen"])
         if chosen and question.classifier.grid:
@@ -205,17 +223,18 @@ class Study:
         for fold, told in zip(question.folds, arrays["predicted"], strict=True):
             where = (fold.split, encoder.name, encoder.features, question.method, fold.shots)
             parts = self._parts.setdefault((where, fold.seed), {})
-            parts[fold.number] = (fold.test, told, arrays.get("scores"), chosen, at_edge)
+            said = (fold.test, told, arrays.get("scores"), chosen, at_edge, len(fold.fit))
+            parts[fold.number] = said
             if len(parts) == len(self.splits[fold.split]):
                 parts = self._parts.pop((where, fold.seed))
                 self._complete(where, fold.seed, [part for _, part in sorted(parts.items())])
 
     def _complete(self, where, seed, parts):
-        rows, predicted, scores, chosen, at_edge = zip(*parts, strict=True)
+        rows, predicted, scores, chosen, at_edge, learnt = zip(*parts, strict=True)
         rows, predicted = np.concatenate(rows), np.concatenate(predicted)
         scores = None if scores[0] is None else np.concatenate(scores)
         drawn = self._answers.setdefault(where, {})
-        drawn[seed] = told = Answers(rows, self.y[rows], predicted, scores, chosen)
+        drawn[seed] = told = Answers(rows, self.y[rows], predicted, scores, chosen, max(learnt))
         at = dict(zip(WHERE, where, strict=False))
         at["at_edge"] = None if at_edge[0] is None else float(np.mean(at_edge))
         words = _words(chosen)
@@ -357,7 +376,9 @@ class Study:
         return table.reset_index(drop=True)
 
     def save(self, output, curves=None):
-        """Write ``<output>/results/<name>.csv``, and the curves of trainings beside it.
+        """Write ``<output>/results/<name>.csv``, the curves of trainings beside it, and answers.
+
+        The answers go to ``<output>/answers/<name>.npz``: see :mod:`cliphelpers.answers`.
 
         Parameters
         ----------
@@ -379,7 +400,15 @@ class Study:
             names = {"experiment": self.name, "dataset": self.index.attrs["name"]}
             curves = curves.assign(**names)[CURVE_COLUMNS]
             curves.to_csv(folder / f"{self.name}_curves.csv", **form)
+        said = Path(output, "answers", f"{self.name}.npz")
+        save_answers(said, self.index, self._groups, self._said())
         return self.table()
+
+    def _said(self):
+        """Yield of each question where it was put, with the encoder's text, and its answers."""
+        for at, drawn in self._answers.items():
+            where = dict(zip(WHERE, at, strict=False))
+            yield where | {"spec": self._specs[where["encoder"]]}, list(drawn.values())
 
 
 def _words(chosen):

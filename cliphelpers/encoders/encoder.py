@@ -254,7 +254,7 @@ def random_twin(encoder, seed=0):
             else:
                 for weight in layer.parameters(recurse=False):
                     weight.normal_(std=weight.shape[-1] ** -0.5 if weight.ndim else 1)
-    nothing = {"text": None, "projection": None, "logit_scale": None, "joint": False}
+    nothing = {"text": None, "projection": None, "logit_scale": None, "joint": False, "spec": ""}
     return replace(encoder, name=f"{encoder.name} (random weights)", module=module, **nothing)
 
 

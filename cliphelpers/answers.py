@@ -1,0 +1,232 @@
+"""The answers of a run, and what they recommend: which encoder, which method, how many labels.
+
+Notebooks leave their answers in ``OUTPUT/answers``; those to the same pictures are the ways to
+tell pictures between which a recommendation is made.
+"""
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cliphelpers.cache import write_atomically
+from cliphelpers.evaluation import LEVEL, interval
+from cliphelpers.index import targets
+
+MARGIN = 0.02  # of accuracy: who is not worse by more is as good
+JUDGES = ["by_group", "by_look", "random", "official"]  # the first that was asked decides
+
+
+@dataclass(eq=False)
+class Way:
+    """One way to tell pictures, and what came of it.
+
+    Attributes
+    ----------
+    split, encoder, features, method, shots, spec
+        Where the question was put, k or None, and the text of the encoder, "" of a baseline.
+    rows, predicted : int arrays, shapes (M,) and (S, M)
+        The tested pictures' positions in the index, and the class of each answer for each seed.
+    y, groups : int arrays, shape (M,)
+        Classes and groups of these pictures.
+    labels : int
+        Labelled pictures that it learns from.
+    probability : float array, shape (M,), or None
+        How sure its answers are, calibrated; of a way without shots.
+    cost : float
+        Milliseconds a picture, once somebody has measured them.
+    """
+
+    split: str
+    encoder: str
+    features: str
+    method: str
+    shots: int | None
+    spec: str
+    rows: np.ndarray
+    predicted: np.ndarray
+    y: np.ndarray
+    groups: np.ndarray
+    labels: int
+    probability: np.ndarray | None = None
+    cost: float = 0.0
+
+    @cached_property
+    def right(self):
+        """Whether each answer is right, 0 or 1: int array, shape (S, M)."""
+        return (self.predicted == self.y).astype(int)
+
+    @property
+    def name(self):
+        """In words."""
+        few = f", k = {self.shots}" if self.shots else ""
+        return f"{self.encoder}, {self.method}{few}"
+
+    @property
+    def interval(self):
+        """Accuracy and its 95 % interval: mean, low, high."""
+        right = self.right.astype(bool)
+        right = right if len(right) > 1 else right[0]
+        return interval(right, self.y, self.groups)[:3]
+
+    def better_than(self, other, level=LEVEL):
+        """Mean difference of accuracy to another way on the same pictures, and its interval."""
+        return interval(self.right - other.right, self.y, self.groups, level)[:3]
+
+
+@dataclass(frozen=True, eq=False)
+class Recommendation:
+    """What the rule of :func:`recommend` says.
+
+    Attributes
+    ----------
+    taken : Way or None
+        The recommended one; None: the pictures do not decide it.
+    best : Way
+        That of the highest accuracy.
+    open : list of Way
+        Those that are not shown to be worse than the best, with the best.
+    groups, wanted : int
+        Groups that were tested, and how many would narrow all intervals to the margin.
+    few : Way or None
+        Of the ways with k labelled pictures a class and the encoder of ``taken`` the one with the
+        fewest that is as good as ``taken``.
+    """
+
+    taken: Way | None
+    best: Way
+    open: list
+    groups: int
+    wanted: int
+    few: Way | None = None
+
+
+def recommend(ways, margin=MARGIN):
+    """The cheapest way that no other is shown, or may be supposed, to beat by more than a margin.
+
+    Ways are tried from the cheapest on (milliseconds a picture, then labels, then accuracy). One is
+    taken if the interval of every other's paired difference to it ends below the margin: then it
+    is within the margin of the best, whichever that is (multiple comparisons with the best: Hsu,
+    Simultaneous confidence intervals for all distances from the "best", 1981). The intervals'
+    level is Bonferroni's for all others. None is taken that is not shown to be better than always
+    naming the largest class. If none can be taken, nothing is decided.
+
+    Parameters
+    ----------
+    ways : list of Way
+        Of the same pictures.
+    margin : float
+        Of accuracy.
+
+    Returns
+    -------
+    Recommendation
+    """
+    best = max(ways, key=_accuracy)
+    full = [way for way in ways if not way.shots] or ways
+    level = 1 - (1 - LEVEL) / max(len(full) - 1, 1)
+    taken = None
+    for way in sorted(full, key=lambda way: (way.cost, way.labels, -_accuracy(way))):
+        rivals = sorted((one for one in full if one is not way), key=_accuracy, reverse=True)
+        beaten = all(one.better_than(way, level)[2] <= margin for one in rivals)
+        if beaten and way.interval[1] > np.bincount(way.y).max() / len(way.y):
+            taken = way
+            break
+    ends = {way: best.better_than(way, level) for way in full if way is not best}
+    undecided = {way: (high - low) / 2 for way, (_, low, high) in ends.items() if low <= 0}
+    groups = len(np.unique(best.groups))
+    widest = max([margin, *undecided.values()])
+    few = [way for way in ways if way.shots and taken and way.encoder == taken.encoder]
+    enough = [way for way in few if taken.better_than(way)[2] <= margin]
+    return Recommendation(
+        taken, best, [best, *undecided], groups, int(np.ceil(groups * (widest / margin) ** 2)),
+        min(enough, key=lambda way: (way.labels, -_accuracy(way)), default=None),
+    )  # fmt: skip
+
+
+def _accuracy(way):
+    return way.right.mean()
+
+
+def save_answers(path, index, groups, said):
+    """Write the answers of a study.
+
+    Parameters
+    ----------
+    path : Path
+        Of a .npz file.
+    index : DataFrame
+    groups : int array, shape (N,)
+    said : iterable of (dict, list of Answers)
+        Where each question was put, and the answers of each seed: see :class:`Way`.
+    """
+    arrays, questions = {}, []
+    for number, (where, drawn) in enumerate(said):
+        arrays[f"rows{number}"] = drawn[0].rows.astype(np.int32)
+        arrays[f"predicted{number}"] = np.stack([one.predicted for one in drawn]).astype(np.int16)
+        if drawn[0].scores is not None:
+            arrays[f"probability{number}"] = drawn[0].probability.astype(np.float16)
+        labels = 0 if where["method"] == "zero-shot" else drawn[0].learnt
+        questions.append(where | {"labels": labels})
+    texts = {"path": index.path.to_numpy(str), "label": index.label.to_numpy(str)}
+    arrays |= texts | {"groups": groups}
+    arrays["questions"] = np.array(json.dumps(questions))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_answers(output):
+    """The answers that the notebooks of a run have left.
+
+    Parameters
+    ----------
+    output : str or Path
+
+    Returns
+    -------
+    ways : list of Way
+        No two of one split, encoder, features, method and k: the later notebook's stands.
+    index : DataFrame or None
+        Columns path and label, of the notebook with the most pictures.
+    """
+    ways, index = {}, None
+    for path in sorted(Path(output, "answers").glob("*.npz")):
+        try:
+            arrays = dict(np.load(path))
+            questions = json.loads(str(arrays["questions"]))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            raise ValueError(f"{path} is damaged: run {path.stem} again") from None
+        pictures = pd.DataFrame({name: arrays[name] for name in ("path", "label")})
+        y = targets(pictures)
+        if index is None or len(pictures) > len(index):
+            index, ways = pictures, {}
+        elif len(pictures) < len(index):  # such as notebook 7's sample
+            continue
+        for number, question in enumerate(questions):
+            rows, sure = arrays[f"rows{number}"], arrays.get(f"probability{number}")
+            told = arrays[f"predicted{number}"]
+            of = y[rows], arrays["groups"][rows]
+            way = Way(
+                **question, rows=rows, predicted=told, y=of[0], groups=of[1], probability=sure
+            )
+            ways[way.split, way.encoder, way.features, way.method, way.shots] = way
+    return list(ways.values()), index
+
+
+def comparable(ways, split):
+    """Of the ways of a split those that were asked for the most pictures, baselines left out."""
+    own = [way for way in ways if way.split == split and way.spec]
+    most = max((len(way.rows) for way in own), default=0)
+    return [way for way in own if len(way.rows) == most]
+
+
+def judge(ways):
+    """The split that decides: of :data:`JUDGES` the first that was asked, or None."""
+    asked = {way.split for way in ways if way.spec}
+    return min(asked, key=JUDGES.index, default=None)
