@@ -67,12 +67,9 @@ class Way:
         few = f", k = {self.shots}" if self.shots else ""
         return f"{self.encoder}, {self.method}{few}"
 
-    @property
-    def interval(self):
-        """Accuracy and its 95 % interval: mean, low, high."""
-        right = self.right.astype(bool)
-        right = right if len(right) > 1 else right[0]
-        return interval(right, self.y, self.groups)[:3]
+    def accuracy(self, level=LEVEL):
+        """Accuracy and its interval: mean, low, high."""
+        return interval(self.right.astype(bool), self.y, self.groups, level)[:3]
 
     def better_than(self, other, level=LEVEL):
         """Mean difference of accuracy to another way on the same pictures, and its interval."""
@@ -113,7 +110,7 @@ def recommend(ways, margin=MARGIN):
     taken if the interval of every other's paired difference to it ends below the margin: then it
     is within the margin of the best, whichever that is (multiple comparisons with the best: Hsu,
     Simultaneous confidence intervals for all distances from the "best", 1981). The intervals'
-    level is Bonferroni's for all others. None is taken that is not shown to be better than always
+    level is Bonferroni's for all of them. None is taken that is not shown to be better than always
     naming the largest class. If none can be taken, nothing is decided.
 
     Parameters
@@ -129,12 +126,12 @@ def recommend(ways, margin=MARGIN):
     """
     best = max(ways, key=_accuracy)
     full = [way for way in ways if not way.shots] or ways
-    level = 1 - (1 - LEVEL) / max(len(full) - 1, 1)
+    level = 1 - (1 - LEVEL) / len(full)
     taken = None
     for way in sorted(full, key=lambda way: (way.cost, way.labels, -_accuracy(way))):
         rivals = sorted((one for one in full if one is not way), key=_accuracy, reverse=True)
         beaten = all(one.better_than(way, level)[2] <= margin for one in rivals)
-        if beaten and way.interval[1] > np.bincount(way.y).max() / len(way.y):
+        if beaten and way.accuracy(level)[1] > np.bincount(way.y).max() / len(way.y):
             taken = way
             break
     ends = {way: best.better_than(way, level) for way in full if way is not best}
