@@ -65,6 +65,6 @@ def test_what_is_wanted_follows_from_the_widest_undecided_interval():
     some = ways(np.random.default_rng(0), [0.8, 0.8], [1.0, 2.0], groups=3)
     found = recommend(some, margin=0.02)
     best, other = found.best, next(way for way in some if way is not found.best)
-    _, low, high, _ = interval(best.right - other.right, best.y, best.groups)
+    _, low, high, _ = interval(best.right - other.right, best.y, best.groups, level=0.975)
     assert low < 0 and found.taken is None and set(found.open) == set(some)
     assert found.wanted == np.ceil(60 * ((high - low) / 2 / 0.02) ** 2) > found.groups == 60
