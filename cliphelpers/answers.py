@@ -195,9 +195,9 @@ def read_answers(output):
     ways, index = {}, None
     for path in sorted(Path(output, "answers").glob("*.npz")):
         try:
-            arrays = dict(np.load(path))
+            arrays = dict(np.load(io.BytesIO(path.read_bytes())))
             questions = json.loads(str(arrays["questions"]))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             raise ValueError(f"{path} is damaged: run {path.stem} again") from None
         pictures = pd.DataFrame({name: arrays[name] for name in ("path", "label")})
         y = targets(pictures)

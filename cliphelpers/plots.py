@@ -151,6 +151,46 @@ def draw_lines(axis, table, x, hue, y="value", hues=None):
     axis.yaxis.set_major_formatter(PercentFormatter(1))
 
 
+def costs(ways, taken=None):
+    """Accuracy against cost, and the Pareto front: what nothing cheaper is more accurate than.
+
+    Parameters
+    ----------
+    ways : list of cliphelpers.answers.Way
+        Of the same pictures, with their costs.
+    taken : Way, optional
+        The recommended one, which gets a ring.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.2))
+    encoders = list(dict.fromkeys(way.encoder for way in ways))
+    methods = list(dict.fromkeys(way.method for way in ways))
+    best = 0
+    for way in sorted(ways, key=lambda way: (way.cost, -way.accuracy()[0])):
+        mean, low, high = way.accuracy()
+        colour, marker = COLOURS[encoders.index(way.encoder) % 10], methods.index(way.method)
+        place = way.cost * 1.04 ** (marker - len(methods) / 2)  # beside each other
+        style = {"fmt": "os^DvPX*"[marker % 8], "color": colour, "capsize": 2.5, "ms": 6}
+        axis.errorbar(place, mean, [[mean - low], [high - mean]], label=way.encoder, **style)
+        axis.plot([], [], style["fmt"], color="0.35", label=way.method)
+        if mean > best:  # the front goes on, on this height
+            axis.hlines(mean, place, axis.get_xlim()[1] * 1e3, color="0.6", lw=1, ls=":")
+            best = mean
+        if way is taken:
+            axis.plot(place, mean, "o", ms=15, mfc="none", mec="black", label="recommended")
+    ends = [way.cost for way in ways]
+    axis.set(xscale="log", xlim=(min(ends) / 1.6, max(ends) * 1.6), ylim=(0, 1.02))
+    axis.set(xlabel="milliseconds a picture", ylabel="top-1 accuracy")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("{x:g}")
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    title = f"What does accuracy cost? ({ways[0].split}; dotted: as accurate as anything cheaper)"
+    return _finished(figure, title, True)
+
+
 def _panels(table, lines, row, height, xlabel):
     """Yield each panel of a new figure: its axis, and its part of the table and of the lines."""
     splits, rows = _values(table, "split"), _values(table, row) if row else [None]

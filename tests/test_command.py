@@ -64,6 +64,8 @@ def notebooks(tmp_path, monkeypatch):
     (folder / "words.csv").write_text("label,name\nApple Red 1,apple red\n")
     (folder / "scratch.ipynb").write_text("no notebook of the series")
     monkeypatch.setattr(runner, "NOTEBOOKS", folder)
+    page = "cliphelpers.command.report.report"  # these leave no tables: see test_run_page.py
+    monkeypatch.setattr(page, lambda output: Path(output, "index.html"))
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -455,12 +457,31 @@ def test_compare_shows_runs_side_by_side(two_runs, capsys):
     assert main(["compare", *two_runs, "--html", "page.html"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "one: 2026-01-02, commit abcdef0123, data d"
-    tails = [line.split()[-4:] for line in lines[4:]]
+    tails = [line.split()[-4:] for line in lines[lines.index("What came out:") :]]
     assert ["top-1", "0.600", "0.900", "0.300"] in tails  # the mean of two seeds
     assert ["top-1", "0.200", "–", "–"] in tails and ["top-1", "–", "0.250", "–"] in tails
     page = Path("page.html").read_text(encoding="utf-8")
     assert "<b>" not in page and "A &lt;b&gt;" in page and "one: 2026-01-02" in page
     assert all(f">{cell}</td>" in page for cell in ("0.600", "0.900", "0.300", "–"))
+
+
+def test_compare_says_first_in_what_the_runs_differ(two_runs, capsys):
+    for run, rate, torch in (("one", 0.1, "2.6"), ("other", 0.2, "2.7")):
+        record = json.loads(Path(run, "run.json").read_text())
+        book = record["notebooks"]["02_k_shot"]
+        book |= {"versions": {"torch": torch, "numpy": "2.0"}, "hardware": {"cores": 2}}
+        book["parameters"] |= {"rate": rate, "seeds": [0], "output": run}
+        Path(run, "run.json").write_text(json.dumps(record))
+    assert main(["compare", *two_runs, "--html", "page.html"]) == 0
+    differing = capsys.readouterr().out.partition("In what they differ:")[2]
+    differing = [line.split() for line in differing.partition("What came out:")[0].splitlines()]
+    assert ["02_k_shot", "parameters", "rate", "0.1", "0.2"] in differing
+    assert ["02_k_shot", "versions", "torch", "2.6", "2.7"] in differing
+    assert not {"numpy", "cores", "seeds", "output", "commit"} & {
+        w for row in differing for w in row
+    }
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert page.index("parameters rate") < page.index("0.600")
 
 
 def test_compare_s_page_is_there_though_the_reader_of_its_text_left(two_runs, monkeypatch):

@@ -1,4 +1,4 @@
-"""The command ``cliphelpers``: run, compare, check, download."""
+"""The command ``cliphelpers``: run, report, compare, check, download."""
 
 import click
 
@@ -48,24 +48,39 @@ def _run(notebooks, data, parameters, output):
 
     NOTEBOOKS are such as 01_zero_shot or 01; all if there are none.
     """
+    from cliphelpers.command.report import report
     from cliphelpers.command.run import parse_value, run
 
     given = {name: parse_value(value) for name, value in parameters}
     run(notebooks, given | ({"data": data} if data else {}), output)
-    click.echo(f"Tables, figures and executed notebooks are in {output}")
+    click.echo(f"The answer, with tables, figures and executed notebooks, is {report(output)}")
+
+
+@_commands.command("report")
+@click.argument("output")
+@click.option("--pdf", is_flag=True, help="Set it as index.pdf, too.")
+def _report(output, pdf):
+    """Say on one page what a run recommends, and why. OUTPUT is what --output of the run was."""
+    from cliphelpers.command.report import report
+
+    print(report(output, pdf))
 
 
 @_commands.command("compare")
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--html", type=click.File("w", "utf-8"), help="Write them as a page, too.")
 def _compare(runs, html):
-    """Show the tables of several runs side by side. RUNS are what --output of each was."""
-    from cliphelpers.command.compare import compare, describe, to_html
+    """Show in what several runs differ, and their tables side by side.
 
-    table, captions = compare(runs), [describe(folder) for folder in runs]
+    RUNS are what --output of each was.
+    """
+    from cliphelpers.command.compare import compare, describe, to_html, what_differs
+
+    table, captions, differing = compare(runs), [describe(one) for one in runs], what_differs(runs)
     if html:
-        html.write(to_html(table, captions))
-    print(*captions, table.to_string(float_format="{:.3f}".format, na_rep="–"), sep="\n")
+        html.write(to_html(table, captions, differing))
+    print(*captions, "In what they differ:", differing.to_string(), "What came out:", sep="\n")
+    print(table.to_string(float_format="{:.3f}".format, na_rep="–"))
 
 
 @_commands.command("check")

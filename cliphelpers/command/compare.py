@@ -21,7 +21,7 @@ def read_record(folder):
         whole = {key: record[key] for key in ("started", "commit")} | record
         notebooks = whole.pop("notebooks")  # old ones say it once for all of them
         record["notebooks"] = {name: whole | one for name, one in notebooks.items()}
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise RunError(f"{file} is no record of a run: move it or choose another output") from None
     return record
 
@@ -80,8 +80,35 @@ def describe(folder):
     return f"{folder}: {record['started']}, commit {', '.join(commits)}, data {', '.join(data)}"
 
 
-def to_html(table, captions):
-    """A table of :func:`compare` as a page: large spreads dark, each row's largest value bold."""
+def what_differs(folders):
+    """In what the records of runs differ, other than what came out and when.
+
+    Returns
+    -------
+    DataFrame
+        A row for each parameter of a notebook, version, piece of hardware and commit that is not
+        the same for all; the columns are the folders, "–" where a run has none.
+    """
+    records = {folder: read_record(folder) for folder in folders}
+    flat = {folder: _flat(record["notebooks"]) for folder, record in records.items()}
+    table = pd.DataFrame(flat).astype(object)
+    table = table.where(table.notna(), "–")
+    return table[table.nunique(axis=1) > 1]
+
+
+def _flat(notebooks):
+    parts = ["commit", "python", "versions", "hardware", "parameters"]
+    kept = {name: {part: one.get(part) for part in parts} for name, one in notebooks.items()}
+    flat = pd.json_normalize(kept, sep=" ").iloc[0] if kept else pd.Series()
+    flat = flat[[not name.endswith("parameters output") for name in flat.index]]
+    return flat.map(str)
+
+
+def to_html(table, captions, differing):
+    """A table of :func:`compare` as a page: large spreads dark, each row's largest value bold.
+
+    Above it stands ``differing``, that of :func:`what_differs`.
+    """
     style = table.style.format(precision=3, na_rep="–").format_index(escape="html")
     style = style.format_index(escape="html", axis="columns")
     style = style.background_gradient("Oranges", subset="spread", vmin=0)
@@ -89,4 +116,6 @@ def to_html(table, captions):
     style = style.highlight_max(subset=runs, axis="columns", props="font-weight: bold")
     style = style.set_caption("<br>".join(map(escape, captions)))
     style = style.set_table_styles([{"selector": "th, td", "props": "padding: 2px 8px"}])
-    return style.to_html(doctype_html=True, encoding="utf-8")
+    above = f"<h3>In what they differ</h3>{differing.to_html()}<h3>What came out</h3>"
+    page = style.to_html(doctype_html=True, encoding="utf-8")
+    return page.replace("<body>", f"<body>{above}", 1)

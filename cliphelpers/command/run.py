@@ -53,7 +53,7 @@ def run(names=(), parameters=None, output="output"):
     ParameterError
         Before anything runs: an impossible value.
     """
-    defaults = {path: _defaults(path) for path in find_notebooks(names)}
+    defaults = {path: read_defaults(path) for path in find_notebooks(names)}
     typed = (parameters or {}) | {"output": str(Path(output))}
     output = Path(output).resolve()
     _check(typed, defaults)
@@ -64,7 +64,7 @@ def run(names=(), parameters=None, output="output"):
     for path, own in defaults.items():
         record["notebooks"].pop(path.stem, None)  # what it said is not true of a run that fails
         _save(record, output)
-        given = {name: _absolute(value, Path()) for name, value in typed.items() if name in own}
+        given = {name: absolute(value, Path()) for name, value in typed.items() if name in own}
         before = len(warned.said)
         times = _execute(path, output / "notebooks" / path.name, given, warned)
         record["notebooks"][path.stem] = environment | {
@@ -100,20 +100,20 @@ def parse_value(text):
 # ------------------------------------------------------------------------------- before it runs
 
 
-def _defaults(path):
+def read_defaults(path):
     """The parameters of a notebook and their values: dict of str to value."""
     inspected = papermill.inspect_notebook(path)
     return {name: ast.literal_eval(one["default"]) for name, one in inspected.items()}
 
 
-def _absolute(value, folder):
+def absolute(value, folder):
     """Paths that exist from a folder, made absolute, since notebooks run in their own folder.
 
     In an encoder's text only files are meant, as folders may be called like a model, and the
     folder behind "local-dir:".
     """
     if isinstance(value, list):
-        return [_absolute(item, folder) for item in value]
+        return [absolute(item, folder) for item in value]
     if not isinstance(value, str):
         return value
     whole = value != "" and os.path.exists(folder / value)
@@ -132,7 +132,7 @@ def _check(typed, defaults):
             near, notebooks = _near(name, known), ", ".join(path.stem for path in defaults)
             raise RunError(f"None of {notebooks} has {name!r}: did you mean {near}?")
     for own in defaults.values():
-        check_parameters({n: typed.get(n, _absolute(own[n], NOTEBOOKS)) for n in own})
+        check_parameters({n: typed.get(n, absolute(own[n], NOTEBOOKS)) for n in own})
 
 
 def _near(name, known):

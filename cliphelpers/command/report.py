@@ -1,0 +1,296 @@
+"""The answer of a run on one page: what to take, what it costs, and what it rests on."""
+
+import base64
+import io
+import json
+import shlex
+import timeit
+import warnings
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import jinja2
+import nbformat
+import numpy as np
+import pandas as pd
+
+from cliphelpers.answers import MARGIN, comparable, judge, read_answers, recommend
+from cliphelpers.command.check import check
+from cliphelpers.command.compare import RunError, read_record
+from cliphelpers.command.run import NOTEBOOKS, absolute, find_notebooks, read_defaults
+from cliphelpers.encoders.encoder import encode_batch
+from cliphelpers.encoders.load import load_encoder
+from cliphelpers.plots import costs as plot_costs
+from cliphelpers.plots import set_style
+
+COSTS = ["milliseconds", "parameters", "megabytes", "numbers"]
+_BATCH = 16
+
+
+def report(output, pdf=False):
+    """Write ``index.html`` of a run, one file that needs no internet, and what it links to.
+
+    Beside it are then ``notebooks/*.html``, ``results/costs.csv`` and ``results/predictions.csv``:
+    for each test picture its true class, and what the recommended way (else the best) and
+    zero-shot say, with calibrated probabilities.
+
+    Parameters
+    ----------
+    output : str or Path
+        The ``--output`` of a ``cliphelpers run``.
+    pdf : bool
+        Whether to set the same as ``index.pdf``, too, by Typst.
+
+    Returns
+    -------
+    Path
+        Of ``index.html``, or of ``index.pdf``.
+
+    Raises
+    ------
+    RunError
+        It is no run, or has no tables yet.
+    """
+    output = Path(output)
+    record, tables = read_record(output), sorted(output.glob("results/0*[!s].csv"))
+    if not tables:
+        raise RunError(f"{output} has no tables of results yet: run a notebook first")
+    ways, index = read_answers(output)
+    split, costs = judge(ways), _costs(ways)
+    costs.to_csv(output / "results" / "costs.csv", index=False, float_format="%.3f")
+    own = comparable(ways, split)
+    for way in own:
+        way.cost = costs.set_index("encoder").milliseconds[way.encoder]
+    found = recommend(own) if own else None
+    if found:
+        _predictions(found, own, index).to_csv(output / "results" / "predictions.csv", index=False)
+    rows = pd.concat(map(pd.read_csv, tables))
+    page = {
+        "title": rows.dataset.iloc[0],
+        "answer": _answer(found, split, costs) if found else ["No encoder was asked yet."],
+        "asked": _asked(record, own),
+        "said": [_leaks(ways, split), *_verdicts(rows)],
+        "table": _table(rows, costs),
+        "picture": _figure(own, found, output) if found else None,
+        "troubles": _troubles(record),
+        "figures": [(path.stem, _uri(path)) for path in sorted(output.glob("pics/*.jpg"))],
+        "files": [path.as_posix() for path in sorted(output.glob("pics/*.jpg"))],
+        "notebooks": _notebooks(output),
+        "record": _record(record),
+        "command": _command(record),
+    }
+    folder = jinja2.FileSystemLoader(Path(__file__).parent)
+    templates = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True)
+    html = templates.get_template("index.html").render(page)
+    (output / "index.html").write_text(html, encoding="utf-8")
+    return _pdf(page, output) if pdf else output / "index.html"
+
+
+def _pdf(page, output):
+    import typst  # here, since few ask for it
+
+    source = Path(__file__).with_name("index.typ")
+    inputs = {"page": json.dumps(page | {"figures": []})}
+    content = typst.compile(source, root="/", sys_inputs=inputs)
+    (output / "index.pdf").write_bytes(content)
+    return output / "index.pdf"
+
+
+# ------------------------------------------------------------------------------- the answer
+
+
+def _answer(found, split, costs):
+    """The recommendation in sentences, the first of which says it."""
+    way, points = found.taken or found.best, f"{100 * MARGIN:.0f} points"
+    mean, low, high = way.accuracy()
+    value = f"{mean:.1%} ({low:.1%} to {high:.1%}) of the test pictures {split}"
+    if found.taken is None:
+        others = ", ".join(one.name for one in found.open[1:4])
+        more = f" and {len(found.open) - 4} more" if len(found.open) > 4 else ""
+        return [
+            f"These pictures do not decide which way to take. Best seen is {way.name}: {value}.",
+            f"Not shown to be worse by more than chance: {others}{more}." if others else
+            "No way is shown to be better than always naming the largest class.",
+            f"About {found.wanted:,} test groups instead of {found.groups:,} would narrow the "
+            f"differences to {points} (from the variance seen).",
+        ]  # fmt: skip
+    few = "Fewer labels were not asked of it, or not shown to be enough."
+    if found.few:
+        few = f"{found.few.shots} labelled pictures a class are enough ({found.few.method})."
+    if not way.labels:
+        few = "It takes no labels."
+    return [
+        f"Take {way.name}: {value}; no other way asked is better by more than {points}.",
+        f"It takes {way.cost:.1f} ms a picture here. {few}",
+    ]
+
+
+def _asked(record, own):
+    done = [path.stem for path in find_notebooks() if path.stem in record["notebooks"]]
+    left = [path.stem for path in find_notebooks() if path.stem not in record["notebooks"]]
+    encoders = sorted({way.encoder for way in own})
+    said = f"Asked: {len(own)} ways of {len(encoders)} encoders ({', '.join(encoders)})"
+    said += f", by notebooks {', '.join(name[:2] for name in done)}."
+    return said + (f" Not asked: {', '.join(left)}." if left else "")
+
+
+def _leaks(ways, split):
+    """What a random split promises beside the one that decides, by ridge, in one sentence."""
+    at = {(way.split, way.encoder): way for way in ways if way.method == "ridge" and not way.shots}
+    pairs = [(at[one], at[two]) for one, two in _pairs(at, split)]
+    if not pairs or split == "random":
+        return "What leaks between the pictures of a random split was not asked (notebook 3)."
+    one, two = max(pairs, key=lambda pair: pair[0].right.mean() - pair[1].right.mean())
+    end = f"{one.right.mean():.1%} at random, {two.right.mean():.1%} {split}"
+    return f"What leaks: a random split promises most to {one.encoder} (ridge): {end}."
+
+
+def _pairs(at, split):
+    return [
+        (("random", name), (split, name))
+        for where, name in at
+        if where == "random" and (split, name) in at
+    ]
+
+
+def _verdicts(rows):
+    """What fine-tuning and super-resolution change, as counts of verdicts."""
+    for number, what in (("05", "Fine-tuning CLIP"), ("06", "Fine-tuning others")):
+        some = rows[rows.experiment.str.startswith(number) & (rows.metric == "top-1 difference")]
+        if len(some):
+            yield f"{what} against a linear probe of the same pictures: {_counts(some)}."
+    some = rows[rows.experiment.str.startswith("07") & (rows.metric == "top-1 difference")]
+    if len(some):
+        yield f"Super-resolution against interpolation: {_counts(some)}."
+
+
+def _counts(rows):
+    found = rows.verdict.value_counts()
+    return ", ".join(f"{count} of {len(rows)} {word}" for word, count in found.items())
+
+
+# ------------------------------------------------------------------------------- tables, figures
+
+
+def _costs(ways):
+    """What each encoder costs on this device: a row each."""
+    specs = {way.encoder: way.spec for way in ways if way.spec}
+    costs = [{"encoder": name} | cost_of(spec) for name, spec in specs.items()]
+    return pd.DataFrame(costs, columns=["encoder", *COSTS])
+
+
+def cost_of(spec):
+    """Milliseconds a picture (batches of 16, the network alone), millions of parameters, megabytes
+    of weights, and numbers a picture, of the encoder that a text names."""
+    encoder = load_encoder(absolute(spec, NOTEBOOKS))
+    weights = [*encoder.module.parameters(), *encoder.module.buffers()]
+    pictures = np.zeros((_BATCH, *[encoder.preprocess.size] * 2, 3), np.uint8)
+    size = encode_batch(encoder, pictures).shape[1]
+    seconds = min(timeit.repeat(lambda: encode_batch(encoder, pictures), number=1, repeat=5))
+    parameters = sum(weight.numel() for weight in encoder.module.parameters()) / 1e6
+    megabytes = sum(weight.nbytes for weight in weights) / 1e6
+    return dict(zip(COSTS, (1000 * seconds / _BATCH, parameters, megabytes, size), strict=True))
+
+
+def _table(rows, costs):
+    """Accuracies by split, a row for each encoder and method: columns, and rows of texts."""
+    rows = rows[(rows.metric == "top-1") & ~rows.method.str.startswith("WiSE-FT")]
+    tuned = rows.experiment.str[:2].isin(["05", "06"])
+    rows = rows[(rows.shots.isna() | tuned) & ~rows.experiment.str.startswith("07")]
+    few = [f"{k:.0f} a class" if k > 0 else "all" for k in rows.shots]
+    rows = rows.assign(learnt=np.where(rows.method == "zero-shot", "none", few))
+    told = "{0.value:.1%} ({0.low:.1%} to {0.high:.1%}), {0.balanced:.1%}".format
+    rows = rows.assign(told=rows.apply(told, axis=1))
+    key = ["encoder", "method", "learnt"]
+    table = rows.drop_duplicates([*key, "split"], keep="last").pivot(
+        index=key, columns="split", values="told"
+    )
+    table = table.reset_index().merge(costs, "left", "encoder")
+    table = table.sort_values(["milliseconds", "encoder", "method"], kind="stable")
+    for name, digits in zip(COSTS, (1, 1, 0, 0), strict=True):
+        table[name] = [f"{value:.{digits}f}" if value >= 0 else "–" for value in table[name]]
+    return [list(table), *table.fillna("–").to_numpy().tolist()]
+
+
+def _figure(own, found, output):
+    set_style()
+    figure = plot_costs([way for way in own if not way.shots], found.taken)
+    path = output / "pics" / "accuracy-and-cost.jpg"
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path)
+    return _uri(path)
+
+
+def _uri(path):
+    return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _predictions(found, own, index):
+    """A row for each test picture of the deciding split: DataFrame."""
+    way = found.taken or found.best
+    table = pd.DataFrame({"path": index.path[way.rows], "label": index.label[way.rows]})
+    names = np.array(sorted(set(index.label)))
+    zero = [one for one in own if one.method == "zero-shot"]
+    best = max(zero, key=lambda one: one.right.mean(), default=None)
+    for word, one in (("recommended", way), ("zero_shot", best)):
+        if one is not None:
+            table[word] = names[one.predicted[0]]
+            table[f"{word}_probability"] = one.probability
+    return table
+
+
+def _notebooks(output):
+    from nbconvert import HTMLExporter  # here, since it takes a second to import
+
+    names = []
+    for path in sorted(output.glob("notebooks/*.ipynb")):
+        html, _ = HTMLExporter().from_notebook_node(nbformat.read(path, as_version=4))
+        path.with_suffix(".html").write_text(html, encoding="utf-8")
+        names.append(path.stem)
+    return names
+
+
+# ------------------------------------------------------------------------------- the record
+
+
+def _troubles(record):
+    """What ``check`` prints of the pictures, and the warnings of the run: a text."""
+    data = next(iter(record["notebooks"].values()))["parameters"].get("data", "")
+    said = [words for one in record["notebooks"].values() for words in one.get("warnings", [])]
+    places = [Path(absolute(data, folder)) for folder in (Path(), NOTEBOOKS)]
+    found = [place for place in places if place.is_absolute() and place.exists()]
+    if not found:
+        return "\n".join([*dict.fromkeys(said), f"{data} is not there any more"])
+    printed = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
+    with warnings.catch_warnings(), redirect_stdout(printed):
+        warnings.simplefilter("ignore")  # the notebooks have said them
+        check(found[0])
+    return "\n".join([printed.buffer.getvalue().decode(), *dict.fromkeys(said)])
+
+
+def _record(record):
+    """The record in sentences."""
+    hardware = record["hardware"]
+    what = hardware["gpu"] or f"{hardware['cores']} cores without a GPU"
+    seconds = sum(one["seconds"] for one in record["notebooks"].values())
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    return (
+        f"Started {record['started']} on {hardware['machine']}, {what}; {seconds / 60:.1f} "
+        f"minutes, {record.get('peak_memory_gib', 0):.1f} GiB. Code {record['commit']}; Python "
+        f"{record['python']}, {versions}."
+    )
+
+
+def _command(record):
+    """The command that repeats a run, with all parameters that are not the notebooks' own."""
+    words, given = ["cliphelpers", "run"], {}
+    for path in find_notebooks():
+        if path.stem in record["notebooks"]:
+            words.append(path.stem[:2])
+            own = read_defaults(path)
+            used = record["notebooks"][path.stem]["parameters"]
+            given |= {name: value for name, value in used.items() if value != own.get(name)}
+    for name, value in given.items():
+        text = value if isinstance(value, str) else repr(value)
+        words += [f"--{name}", text] if name in ("data", "output") else ["-p", name, text]
+    return shlex.join(words)

@@ -1,0 +1,149 @@
+"""The page of a run: what it says against the tables, and what it says of half a run."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from cliphelpers.answers import comparable, judge, read_answers, recommend
+from cliphelpers.classifiers import NearestMean, Ridge
+from cliphelpers.command import main
+from cliphelpers.command.report import report
+from cliphelpers.encoders.load import load_encoders
+from cliphelpers.index import index_images
+from cliphelpers.splits import make_splits
+from cliphelpers.study import Study
+
+MODULE = """\
+from cliphelpers.encoders.encoder import raw_pixels
+def encoder():
+    made = raw_pixels({side})
+    made.name = "pixels {side}"
+    return made
+"""
+RECORD = {
+    "started": "2026-01-01T00:00:00+0000", "commit": "abc", "python": "3.12",
+    "versions": {"a": "1"}, "hardware": {"machine": "Linux", "cores": 2, "gpu": None},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPHELPERS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory):
+    folder, made = tmp_path_factory.mktemp("encoders"), []
+    for side in (2, 6):
+        (folder / f"pixels{side}.py").write_text(MODULE.format(side=side))
+        made.append(f"module:{folder / f'pixels{side}.py'}")
+    return made
+
+
+@pytest.fixture
+def output(tmp_path, fruits, specs):
+    """A run of notebook 3, as far as the page reads it."""
+    index, folder = index_images(fruits), tmp_path / "out"
+    study = Study("03_linear_probe_clip", index, make_splits(index, ["random", "by_group"]))
+    for encoder in load_encoders(specs):
+        study.ask("ridge", Ridge([1.0, 0.1]), encoder)
+        study.ask("class mean", NearestMean(), encoder, shots=[1], seeds=[0, 1])
+    study.run()
+    study.save(folder)
+    (folder / "notebooks").mkdir()
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Told")])
+    nbformat.write(book, folder / "notebooks" / "03_linear_probe_clip.ipynb")
+    of = {"parameters": {"data": str(fruits), "encoders": specs}, "seconds": 60.0}
+    record = RECORD | {"notebooks": {"03_linear_probe_clip": of | {"warnings": ["3 left out"]}}}
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def words(page):
+    return " ".join(re.sub("<[^>]*>", " ", page).split())
+
+
+def test_the_first_sentence_is_what_the_rule_says(output):
+    page = words(report(output).read_text(encoding="utf-8"))
+    ways, _ = read_answers(output)
+    found = recommend(comparable(ways, judge(ways)))
+    way = found.taken or found.best
+    start = "Take " if found.taken else "Best seen is "
+    assert f"{start}{way.name}: {way.right.mean():.1%}" in page
+    assert judge(ways) == "by_group" and f"{found.groups} " in page + f"{found.groups} "
+    assert "Not asked: 01_zero_shot" in page and "3 left out" in page
+    assert "-p encoders" in page and "12 groups of 72 pictures are named" in page
+
+
+def test_the_table_has_every_encoder_and_split_as_results_do(output):
+    page = words(report(output).read_text(encoding="utf-8"))
+    rows = pd.read_csv(output / "results" / "03_linear_probe_clip.csv")
+    for row in rows[(rows.metric == "top-1") & rows.shots.isna()].itertuples():
+        assert f"{row.value:.1%} ({row.low:.1%} to {row.high:.1%}), {row.balanced:.1%}" in page
+    costs = pd.read_csv(output / "results" / "costs.csv").set_index("encoder")
+    assert costs.numbers.to_dict() == {"pixels 2": 12, "pixels 6": 108}
+    assert (costs.milliseconds > 0).all() and (costs.parameters == 0).all()
+
+
+def test_predictions_are_the_answers_of_each_test_picture(output):
+    report(output)
+    table = pd.read_csv(output / "results" / "predictions.csv")
+    ways, index = read_answers(output)
+    found = recommend(comparable(ways, judge(ways)))
+    way = found.taken or found.best
+    assert sorted(table.path) == sorted(index.path) and len(table) == 72
+    assert (table.recommended == table.label).mean() == pytest.approx(way.right.mean())
+    assert table.recommended_probability.between(1 / 4, 1).all()
+    sure = table.recommended_probability.mean()
+    assert sure == pytest.approx((table.recommended == table.label).mean(), abs=0.15)
+
+
+def test_the_page_needs_nothing_else_and_links_what_is_there(output):
+    page = report(output).read_text(encoding="utf-8")
+    links = re.findall(r'(?:src|href)="([^"]*)"', page)
+    there = [link for link in links if not link.startswith("data:")]
+    assert there == ["notebooks/03_linear_probe_clip.html"]
+    assert "Told" in (output / there[0]).read_text(encoding="utf-8")
+
+
+def test_as_pdf(output):
+    assert main(["report", str(output), "--pdf"]) == 0
+    assert Path(output, "index.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_what_is_no_run_or_damaged_is_named(output, tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 1
+    assert "run.json is no record of a run" in capsys.readouterr().err
+    broken = output / "answers" / "03_linear_probe_clip.npz"
+    for content in (b"", b"PK\x03\x04 no", broken.read_bytes()[:200]):
+        broken.write_bytes(content)
+        assert main(["report", str(output)]) == 1
+        assert f"{broken} is damaged: run 03_linear_probe_clip again" in capsys.readouterr().err
+    broken.unlink()
+    assert "No encoder was asked yet" in report(output).read_text(encoding="utf-8")
+    (output / "results" / "03_linear_probe_clip.csv").unlink()
+    assert main(["report", str(output)]) == 1
+    assert "has no tables of results yet" in capsys.readouterr().err
+
+
+def test_answers_are_read_as_they_were_given(output, fruits):
+    ways, index = read_answers(output)
+    whole = index_images(fruits)
+    assert index.path.tolist() == whole.path.tolist()
+    assert {(way.method, way.shots, way.labels) for way in ways if way.split == "by_group"} == {
+        ("ridge", None, 48), ("class mean", 1, 4)
+    }  # fmt: skip
+    for way in ways:
+        assert way.predicted.shape == (2 if way.shots else 1, 72)
+        rows = pd.read_csv(output / "results" / "03_linear_probe_clip.csv")
+        rows = rows[(rows.metric == "top-1") & (rows.split == way.split)]
+        rows = rows[(rows.method == way.method) & (rows.encoder == way.encoder)]
+        mean = rows[rows.seed.isna()] if way.shots else rows
+        assert np.allclose(mean.value, way.right.mean(), atol=1e-6)
