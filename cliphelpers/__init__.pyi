@@ -21,7 +21,7 @@ from .classifiers import (
 from .finetuning.model import contrastive_loss, interpolate
 from .finetuning.training import Recipe, Training, fine_tune
 from .evaluation import confusions, top_k
-from .study import Study
+from .study import Study, in_words
 from .plots import RIGHT, WRONG, confusion_matrix, curves, dots, picture_grid, save_fig
 from .progress import live
 from .widgets.prompts import prompt_widget

@@ -413,3 +413,11 @@ class Study:
 
 def _words(chosen):
     return "; ".join(dict.fromkeys(chosen)) if chosen[0] else None
+
+
+def in_words(row):
+    """A row of results as text: its value, its interval and, of a difference, the verdict."""
+    form = "{:+.1%}" if row.metric.endswith("difference") else "{:.1%}"
+    value, low, high = map(form.format, (row.value, row.low, row.high))
+    verdict = f", {row.verdict}" if isinstance(row.verdict, str) else ""
+    return f"{value} ({low} to {high}){verdict}"

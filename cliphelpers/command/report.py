@@ -22,6 +22,7 @@ from cliphelpers.encoders.encoder import encode_batch
 from cliphelpers.encoders.load import load_encoder
 from cliphelpers.plots import costs as plot_costs
 from cliphelpers.plots import set_style
+from cliphelpers.study import in_words
 
 COSTS = ["milliseconds", "parameters", "megabytes", "numbers"]
 _BATCH = 16
@@ -199,8 +200,7 @@ def _table(rows, costs):
     rows = rows[(rows.shots.isna() | tuned) & ~rows.experiment.str.startswith("07")]
     few = [f"{k:.0f} a class" if k > 0 else "all" for k in rows.shots]
     rows = rows.assign(learnt=np.where(rows.method == "zero-shot", "none", few))
-    told = "{0.value:.1%} ({0.low:.1%} to {0.high:.1%}), {0.balanced:.1%}".format
-    rows = rows.assign(told=rows.apply(told, axis=1))
+    rows = rows.assign(told=[f"{in_words(row)}, {row.balanced:.1%}" for row in rows.itertuples()])
     key = ["encoder", "method", "learnt"]
     table = rows.drop_duplicates([*key, "split"], keep="last").pivot(
         index=key, columns="split", values="told"
