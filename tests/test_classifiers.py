@@ -374,7 +374,7 @@ def test_the_chosen_strength_is_that_of_trying_each(make):
 
 
 def test_logistic_is_fitted_again_along_the_path_that_chose():
-    """With the same pictures it answers, to the last bit, what validation saw."""
+    """Loosely on the way, so within its tolerance it is the path's own solution."""
     X, y = problem(n=200, noise=4)
     train, val = np.split(np.random.default_rng(1).permutation(200), [60])
     classifier = Logistic([10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5])
@@ -383,11 +383,11 @@ def test_logistic_is_fitted_again_along_the_path_that_chose():
     assert 0 < best < 6
     chosen = fit_chosen(classifier, X, y, Fold(train, val, val, fit=train))
     assert chosen.chosen_ == f"{classifier.candidates[best]:g}"
-    np.testing.assert_array_equal(chosen.scores(X), path.scores(X)[[best]])
+    np.testing.assert_allclose(chosen.scores(X), path.scores(X)[[best]], atol=0.02)
     more = np.concatenate([train, val[:70]])
     chosen = fit_chosen(classifier, X, y, Fold(train, val, val, fit=more))
     longer = Logistic(classifier.candidates).fit(X[more], y[more], 4)
-    np.testing.assert_array_equal(chosen.scores(X), longer.scores(X)[[best]])
+    np.testing.assert_allclose(chosen.scores(X), longer.scores(X)[[best]], atol=0.02)
     assert not hasattr(classifier, "heads_")
 
 
