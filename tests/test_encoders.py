@@ -143,6 +143,15 @@ def test_texts_do_not_depend_on_their_batch(clip_vit):
     np.testing.assert_allclose(many[[0, 255, 256, 299]], few, atol=1e-5)
 
 
+def test_texts_are_read_no_further_than_the_longest_of_them(clip_vit, monkeypatch):
+    encoder, read = load_encoder(f"clip:{clip_vit}"), []
+    whole = encoder.text.encode_text(clip.tokenize(TEXTS)).detach()
+    seen = encoder.text.encode_text
+    monkeypatch.setattr(encoder.text, "encode_text", lambda t: read.append(t.shape[1]) or seen(t))
+    np.testing.assert_allclose(encode_text(encoder, TEXTS), whole, atol=1e-5)
+    assert read == [int((clip.tokenize(TEXTS) != 0).sum(1).max())] and read[0] < 77
+
+
 def test_a_text_with_too_many_tokens_is_named(clip_vit):
     encoder = load_encoder(f"clip:{clip_vit}")
     fits, too_long = " ".join(["pear"] * 75), " ".join(["plum"] * 76)  # and start and end
