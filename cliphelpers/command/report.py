@@ -66,22 +66,32 @@ def report(output, pdf=False):
     if found:
         _predictions(found, own, index).to_csv(output / "results" / "predictions.csv", index=False)
     rows = pd.concat(map(pd.read_csv, tables))
-    page = {
+    done = [path.stem for path in find_notebooks() if path.stem in record["notebooks"]]
+    left = [path.stem for path in find_notebooks() if path.stem not in record["notebooks"]]
+    minutes = sum(one["seconds"] for one in record["notebooks"].values()) / 60
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True,
+        autoescape=jinja2.select_autoescape(["html"]),
+    )  # fmt: skip
+    templates.filters["multiply"] = lambda share: 100 * share
+    words = templates.get_template("words.txt").module
+    margin = f"{100 * MARGIN:.0f} points"
+    said = {
+        "answer": words.answer(found, split, margin) if found else "No encoder was asked yet.",
+        "asked": words.asked(own, done, left),
+        "said": words.leaks(_pairs(ways, split), split) + words.changes(_changes(rows)),
+        "made": words.made(record, record["hardware"], minutes),
+    }
+    page = {name: str(text).splitlines() for name, text in said.items()} | {
         "title": rows.dataset.iloc[0],
-        "answer": _answer(found, split, costs) if found else ["No encoder was asked yet."],
-        "asked": _asked(record, own),
-        "said": [_leaks(ways, split), *_verdicts(rows)],
         "table": _table(rows, costs),
         "picture": _figure(own, found, output) if found else None,
         "troubles": _troubles(record),
-        "figures": [(path.stem, _uri(path)) for path in sorted(output.glob("pics/*.jpg"))],
         "files": [path.as_posix() for path in sorted(output.glob("pics/*.jpg"))],
         "notebooks": _notebooks(output),
-        "record": _record(record),
-        "command": _command(record),
+        "command": _command(record, done),
     }
-    folder = jinja2.FileSystemLoader(Path(__file__).parent)
-    templates = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True)
+    templates.filters["uri"] = _uri
     html = templates.get_template("index.html").render(page)
     (output / "index.html").write_text(html, encoding="utf-8")
     return _pdf(page, output) if pdf else output / "index.html"
@@ -90,84 +100,30 @@ def report(output, pdf=False):
 def _pdf(page, output):
     import typst  # here, since few ask for it
 
-    source = Path(__file__).with_name("index.typ")
-    inputs = {"page": json.dumps(page | {"figures": []})}
+    source, inputs = Path(__file__).with_name("index.typ"), {"page": json.dumps(page)}
     content = typst.compile(source, root="/", sys_inputs=inputs)
     (output / "index.pdf").write_bytes(content)
     return output / "index.pdf"
 
 
-# ------------------------------------------------------------------------------- the answer
-
-
-def _answer(found, split, costs):
-    """The recommendation in sentences, the first of which says it."""
-    way, points = found.taken or found.best, f"{100 * MARGIN:.0f} points"
-    mean, low, high = way.accuracy()
-    value = f"{mean:.1%} ({low:.1%} to {high:.1%}) of the test pictures {split}"
-    if found.taken is None:
-        others = ", ".join(one.name for one in found.open[1:4])
-        more = f" and {len(found.open) - 4} more" if len(found.open) > 4 else ""
-        return [
-            f"These pictures do not decide which way to take. Best seen is {way.name}: {value}.",
-            f"Not shown to be worse by more than chance: {others}{more}." if others else
-            "No way is shown to be better than always naming the largest class.",
-            f"About {found.wanted:,} test groups instead of {found.groups:,} would narrow the "
-            f"differences to {points} (from the variance seen).",
-        ]  # fmt: skip
-    few = "Fewer labels were not asked of it, or not shown to be enough."
-    if found.few:
-        few = f"{found.few.shots} labelled pictures a class are enough ({found.few.method})."
-    if not way.labels:
-        few = "It takes no labels."
-    return [
-        f"Take {way.name}: {value}; no other way asked is better by more than {points}.",
-        f"It takes {way.cost:.1f} ms a picture here. {few}",
-    ]
-
-
-def _asked(record, own):
-    done = [path.stem for path in find_notebooks() if path.stem in record["notebooks"]]
-    left = [path.stem for path in find_notebooks() if path.stem not in record["notebooks"]]
-    encoders = sorted({way.encoder for way in own})
-    said = f"Asked: {len(own)} ways of {len(encoders)} encoders ({', '.join(encoders)})"
-    said += f", by notebooks {', '.join(name[:2] for name in done)}."
-    return said + (f" Not asked: {', '.join(left)}." if left else "")
-
-
-def _leaks(ways, split):
-    """What a random split promises beside the one that decides, by ridge, in one sentence."""
+def _pairs(ways, split):
+    """Ridge at random and on the split that decides, the most flattered first: pairs of ways."""
     at = {(way.split, way.encoder): way for way in ways if way.method == "ridge" and not way.shots}
-    pairs = [(at[one], at[two]) for one, two in _pairs(at, split)]
-    if not pairs or split == "random":
-        return "What leaks between the pictures of a random split was not asked (notebook 3)."
-    one, two = max(pairs, key=lambda pair: pair[0].right.mean() - pair[1].right.mean())
-    end = f"{one.right.mean():.1%} at random, {two.right.mean():.1%} {split}"
-    return f"What leaks: a random split promises most to {one.encoder} (ridge): {end}."
+    both = [name for where, name in at if where == "random" and (split, name) in at]
+    pairs = [(at["random", name], at[split, name]) for name in both if split != "random"]
+    return sorted(pairs, key=lambda pair: pair[1].right.mean() - pair[0].right.mean())
 
 
-def _pairs(at, split):
-    return [
-        (("random", name), (split, name))
-        for where, name in at
-        if where == "random" and (split, name) in at
-    ]
-
-
-def _verdicts(rows):
-    """What fine-tuning and super-resolution change, as counts of verdicts."""
-    for number, what in (("05", "Fine-tuning CLIP"), ("06", "Fine-tuning others")):
-        some = rows[rows.experiment.str.startswith(number) & (rows.metric == "top-1 difference")]
-        if len(some):
-            yield f"{what} against a linear probe of the same pictures: {_counts(some)}."
-    some = rows[rows.experiment.str.startswith("07") & (rows.metric == "top-1 difference")]
-    if len(some):
-        yield f"Super-resolution against interpolation: {_counts(some)}."
-
-
-def _counts(rows):
-    found = rows.verdict.value_counts()
-    return ", ".join(f"{count} of {len(rows)} {word}" for word, count in found.items())
+def _changes(rows):
+    """What fine-tuning and super-resolution change: for each how often what is said."""
+    rows = rows[(rows.metric == "top-1 difference") & (rows.method != "fine-tuned ML")]
+    parts = {"05": "Fine-tuning CLIP", "06": "Fine-tuning others", "07": "Super-resolution"}
+    counts = rows.groupby(rows.experiment.str[:2]).verdict.value_counts()
+    return {
+        f"{what}, against the same pictures without it": counts[number].to_dict()
+        for number, what in parts.items()
+        if number in counts
+    }
 
 
 # ------------------------------------------------------------------------------- tables, figures
@@ -218,11 +174,11 @@ def _figure(own, found, output):
     path = output / "pics" / "accuracy-and-cost.jpg"
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path)
-    return _uri(path)
+    return path.as_posix()
 
 
 def _uri(path):
-    return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(Path(path).read_bytes()).decode()
 
 
 def _predictions(found, own, index):
@@ -268,28 +224,13 @@ def _troubles(record):
     return "\n".join([printed.buffer.getvalue().decode(), *dict.fromkeys(said)])
 
 
-def _record(record):
-    """The record in sentences."""
-    hardware = record["hardware"]
-    what = hardware["gpu"] or f"{hardware['cores']} cores without a GPU"
-    seconds = sum(one["seconds"] for one in record["notebooks"].values())
-    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
-    return (
-        f"Started {record['started']} on {hardware['machine']}, {what}; {seconds / 60:.1f} "
-        f"minutes, {record.get('peak_memory_gib', 0):.1f} GiB. Code {record['commit']}; Python "
-        f"{record['python']}, {versions}."
-    )
-
-
-def _command(record):
+def _command(record, done):
     """The command that repeats a run, with all parameters that are not the notebooks' own."""
     words, given = ["cliphelpers", "run"], {}
-    for path in find_notebooks():
-        if path.stem in record["notebooks"]:
-            words.append(path.stem[:2])
-            own = read_defaults(path)
-            used = record["notebooks"][path.stem]["parameters"]
-            given |= {name: value for name, value in used.items() if value != own.get(name)}
+    for path in find_notebooks(done):
+        words.append(path.stem[:2])
+        own, used = read_defaults(path), record["notebooks"][path.stem]["parameters"]
+        given |= {name: value for name, value in used.items() if value != own.get(name)}
     for name, value in given.items():
         text = value if isinstance(value, str) else repr(value)
         words += [f"--{name}", text] if name in ("data", "output") else ["-p", name, text]
