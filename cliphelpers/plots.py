@@ -187,8 +187,7 @@ def costs(ways, taken=None):
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("{x:g}")
     axis.yaxis.set_major_formatter(PercentFormatter(1))
-    title = f"What does accuracy cost? ({ways[0].split}; dotted: as accurate as anything cheaper)"
-    return _finished(figure, title, True)
+    return _finished(figure, f"What does accuracy cost? ({ways[0].split})", True)
 
 
 def _panels(table, lines, row, height, xlabel):
