@@ -18,6 +18,7 @@ from .classifiers import (
     fit_chosen,
     text_weights,
 )
+from .finetuning.augmentation import choose_augmentation
 from .finetuning.model import contrastive_loss, interpolate
 from .finetuning.training import Recipe, Training, fine_tune
 from .evaluation import confusions, top_k

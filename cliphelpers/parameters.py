@@ -6,8 +6,9 @@ import warnings
 
 import pandas as pd
 
-from cliphelpers.encoders.encoder import EncoderError, tokenize
+from cliphelpers.encoders.encoder import PRECISIONS, EncoderError, tokenize
 from cliphelpers.encoders.load import LOADERS, is_clip, tokenizer_of
+from cliphelpers.finetuning.augmentation import AUGMENTATIONS
 from cliphelpers.index import classes, index_images, prompt_names
 from cliphelpers.progress import say_warnings
 from cliphelpers.splits import SPLITS
@@ -37,11 +38,15 @@ def _template(value):
     return isinstance(value, str) and value.count("{}") == 1
 
 
+def _one_of(names):
+    return lambda value: value in names, f"one of {', '.join(names)}"
+
+
 _COUNT = (lambda value: _whole(value) and value > 0, "a whole number from 1 on")
 _NUMBER = (_number, "a number from 0 on")
 _LISTS = {  # what each item of a list can be
     "encoders": (_encoder, f"a text that begins with {', '.join(LOADERS)} and a colon"),
-    "splits": (lambda value: value in list(SPLITS), f"one of {', '.join(SPLITS)}"),
+    "splits": _one_of(list(SPLITS)),
     "seeds": (_whole, "a whole number from 0 on"),
     **dict.fromkeys(["shots", "sides"], _COUNT),
     **dict.fromkeys(["strengths", "ridge_strengths", "alphas", "betas"], _NUMBER),
@@ -55,6 +60,8 @@ _RULES = _LISTS | {
     **dict.fromkeys(["train_shots", "tested", "folds", "epochs", "batch"], _COUNT),
     **dict.fromkeys(["train_frames", "test_frames", "quarter", "compared"], _COUNT),
     **dict.fromkeys(["rate", "head_rate"], _NUMBER),
+    "augmentation": _one_of(["auto", *AUGMENTATIONS]),
+    "precision": _one_of(["auto", *PRECISIONS]),
 }
 
 
@@ -91,8 +98,8 @@ def check_parameters(parameters):
     Raises
     ------
     ParameterError
-        A value is impossible, a list is empty or has an impossible item, or a prompt has more
-        tokens than an encoder can read, such as 77.
+        A value is impossible, a list is empty or has an impossible item, CS would get a single
+        picture a class, or a prompt has more tokens than an encoder can read, such as 77.
     """
     for name in [name for name in _RULES if name in parameters]:
         value, (allowed, words) = parameters[name], _RULES[name]
@@ -102,6 +109,9 @@ def check_parameters(parameters):
         for item in value if name in _LISTS else [value]:
             if not allowed(item):
                 raise ParameterError(f"{must}: {item!r} is none")
+    if "wise_alphas" in parameters and parameters.get("train_shots") == 1:  # notebook 5
+        why = "CS pulls pictures of one class together"
+        raise ParameterError(f"The parameter train_shots must be 2 or more, since {why}: 1 is none")
     if "templates" in parameters:
         given = ("data", "names", "templates", "encoders")
         _check_prompts(**{name: parameters[name] for name in given})

@@ -66,7 +66,7 @@ def dots(table, y, hue, title, xlabel="top-1 accuracy", lines=None):
     for axis, part, ends in _panels(table, lines, None, height, xlabel):
         draw_dots(axis, part, y, hue, names, hues)
         for number, end in enumerate(ends.itertuples()):
-            axis.axvline(end.value, ls=_STROKES[number % 3], label=end.encoder, **_GREY)
+            axis.axvline(end.value, ls=_STROKES[number % 3], label=_label(end.encoder), **_GREY)
             left = end.value > 0.5
             axis.annotate(
                 f"{end.value:.0%}", (end.value, 0.02 + 0.09 * number), (-3 if left else 3, 0),
@@ -89,7 +89,8 @@ def draw_dots(axis, table, y, hue="split", names=None, hues=None):
         places = places + 0.8 * ((number + 0.5) / len(hues) - 0.5)
         spread = np.clip([part.value - part.low, part.high - part.value], 0, None)
         style = {"fmt": "os^D"[number % 4], "color": colour, "capsize": 2.5, "ms": 5}
-        axis.errorbar(part.value, places, xerr=spread, label=one, clip_on=False, zorder=3, **style)
+        style |= {"label": _label(one), "clip_on": False, "zorder": 3}
+        axis.errorbar(part.value, places, xerr=spread, **style)
         signed = "+.1%" if part.low.min() < 0 else ".1%"
         for value, place in zip(part.value, places, strict=True):
             axis.annotate(
@@ -129,7 +130,7 @@ def curves(table, x, hue, title, xlabel, row="encoder", y="value", log=True, lin
     for axis, part, ends in _panels(table, lines, row, 2.6, xlabel):
         draw_lines(axis, part, x, hue, y, hues)
         for number, end in enumerate(ends.itertuples()):
-            axis.axhline(end.value, ls=_STROKES[number % 3], label=end.method, **_GREY)
+            axis.axhline(end.value, ls=_STROKES[number % 3], label=_label(end.method), **_GREY)
         if log:
             axis.set_xscale("log", base=2)
         if log or len(ticks) < 8:
@@ -143,8 +144,8 @@ def draw_lines(axis, table, x, hue, y="value", hues=None):
     """Draw means of ``y`` against column x as lines on an axis, a colour for each value of hue."""
     for number, one in enumerate(hues or _values(table, hue)):
         groups = table[table[hue] == one].groupby(x)
-        mean, colour = groups[y].mean(), COLOURS[number % 10]
-        axis.plot(mean.index, mean, "o-", color=colour, label=one, ms=4, clip_on=False, zorder=3)
+        mean, colour, label = groups[y].mean(), COLOURS[number % 10], _label(one)
+        axis.plot(mean.index, mean, "o-", color=colour, label=label, ms=4, clip_on=False, zorder=3)
         if "low" in table:
             ends = groups.low.mean(), groups.high.mean()
             axis.fill_between(mean.index, *ends, color=colour, alpha=0.2, lw=0)
@@ -243,16 +244,17 @@ def picture_grid(pictures, captions, rows, colours=None, row_titles=(), title=""
     matplotlib Figure
     """
     columns = -(-len(pictures) // rows)
-    size = (WIDTH, rows * (WIDTH / columns + 0.75))
+    words = 0.35 + 0.15 * max(caption.count("\n") + 1 for caption in captions)
+    size = (WIDTH, 0.35 + rows * (WIDTH / columns + words))
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     colours = colours or ["0.15"] * len(pictures)
     for axis, picture, caption, colour in zip(axes.flat, pictures, captions, colours, strict=False):
         axis.imshow(read_image(picture) if isinstance(picture, str) else picture)
-        axis.text(
-            0.5, -0.04, caption, transform=axis.transAxes, color=colour, fontsize=8.5,
-            ha="center", va="top", linespacing=1.15,
+        axis.annotate(
+            caption, (0.5, 0), (0, -5), xycoords="axes fraction", textcoords="offset points",
+            color=colour, fontsize=8.5, ha="center", va="top", linespacing=1.15,
         )  # fmt: skip
     for row, row_title in enumerate(row_titles):
         axes[row, 0].set_title(row_title, fontsize=10)
@@ -278,6 +280,8 @@ def confusion_matrix(y, predicted, labels, title, most=20):
     names = np.asarray(labels)
     accuracy = pd.Series(y == predicted).groupby(names[y]).mean().sort_values(kind="stable")
     counts = pd.crosstab(names[y], names[predicted]).loc[sorted(accuracy.index[:most])]
+    if len(names) <= most:  # all of them, so that the right answers are the diagonal
+        counts = counts.reindex(columns=sorted(names), fill_value=0)
     told = sorted(counts.sum().sort_values(ascending=False, kind="stable").index[:most])
     others = counts.drop(columns=told).sum(axis=1).rename("others")  # a class may be called so, too
     matrix = pd.concat([counts[told], others] if others.any() else [counts[told]], axis=1)
@@ -291,6 +295,11 @@ def confusion_matrix(y, predicted, labels, title, most=20):
     axis.tick_params(labelsize=8)
     axis.set(xlabel="predicted", ylabel="true")
     return _finished(figure, title, False)
+
+
+def _label(name):
+    """A name as legends take it: they leave out what begins with "_", so a space goes before it."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def _values(table, column):

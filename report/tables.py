@@ -25,6 +25,15 @@ RESULTS = ROOT / "report" / "results"
 PAGES = [ROOT / "README.md", ROOT / "report" / "RESULTS.md"]
 SPLITS = ["official", "by_group"]
 LATER = ["low_classes", "high_classes", "verdict", "chosen", "at_edge"]
+HERE = {  # how a file is read, and how clip and open_clip read it
+    "plain": "the same; timm crops 0.9 of it",
+    "EXIF rotation": "applied; they ignore it",
+    "transparency": "laid on white; they show what lies beneath, here black",
+    "palette with transparency": "likewise",
+    "16-bit grey": "scaled to 8 bits; they cut it off",
+    "8-bit grey": "the same",
+    "CMYK": "the same",
+}
 TIMED = {
     "embedded": "`make figures`",
     "photographs_cold": "photographs",
@@ -322,10 +331,19 @@ def _markdown(head, lines):
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
 
 
+def reading():
+    """How far features are from the peers' where files are read differently: mean, and largest."""
+    rows = pd.read_csv(ROOT / "benchmarks" / "reading.csv")
+    rows["far"] = [f"{row.mean:.2f}; {row.largest:.2f}" for row in rows.itertuples()]
+    table = rows.pivot(index="file", columns="peer", values="far").loc[rows.file.unique()]
+    lines = [[file, HERE[file], *peers] for file, *peers in table.fillna("").itertuples()]
+    return _markdown(["file", "here", *table.columns], lines)
+
+
 NUMBERS = [accuracy, untrained, brackets, verdicts, edges, cells, coverage, promised]
 NUMBERS += [duration, memory, hardware, pictures, original]
 TABLES = [accuracies, promises, shots, differences, finetuning, wise_ft, upsampling, quality]
-TABLES += [minutes]
+TABLES += [minutes, reading]
 
 
 def fill(text):

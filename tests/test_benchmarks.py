@@ -6,6 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
+
+from cliphelpers.encoders.load import load_encoder
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -17,7 +21,7 @@ def load(name):
     return module
 
 
-intervals, looks = load("intervals"), load("looks")
+intervals, looks, reading = load("intervals"), load("looks"), load("reading")
 
 
 # ------------------------------------------------------------------------------- intervals
@@ -71,3 +75,22 @@ def test_the_committed_table_has_the_estimates_beside_the_truth():
     table = pd.read_csv(BENCHMARKS / "looks.csv")
     assert set(table.dataset) == {"fruits-mini", "photographs", "grocery"}
     assert table.select_dtypes("number").stack().between(0, 1).all()
+
+
+# ------------------------------------------------------------------------------- reading
+
+
+@pytest.mark.filterwarnings("ignore:Palette images")  # Pillow, of what clip does with them
+def test_features_differ_from_the_peers_only_where_files_are_read_differently(clip_vit, tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = np.full((2, 90, 80, 3), 255, np.uint8)
+    pixels[:, 10:60, 20:70] = rng.integers(0, 200, (2, 5, 5, 3)).repeat(10, 1).repeat(10, 2)
+    encoder = load_encoder(f"clip:{clip_vit}", device="cpu")
+    with torch.inference_mode():
+        rows = list(reading.measure(encoder, [*map(Image.fromarray, pixels)], tmp_path))
+    far = {(row["file"], row["peer"]): row["mean"] for row in rows}
+    committed = pd.read_csv(BENCHMARKS / "reading.csv").set_index(["file", "peer"])["mean"]
+    assert far.keys() == set(committed.index)
+    for found in (far, committed):
+        same = {file for (file, peer), value in found.items() if value < 1e-5}
+        assert same == {"plain", "8-bit grey", "CMYK"} and found["plain", "timm"] > 1e-5

@@ -228,9 +228,12 @@ def commit(folder):
     return head.stdout.strip()
 
 
-def test_a_second_run_keeps_the_record_of_what_did_not_run_again(notebooks, tmp_path, fruits):
+def test_a_second_run_keeps_the_record_of_what_did_not_run_again(
+    notebooks, tmp_path, fruits, monkeypatch
+):
     """The first was of an older version, which told when and by which commit of all at once."""
-    parameters = PARAMETERS + 'names = "words.csv"\ntemplates = ["{}"]\n'
+    parameters = PARAMETERS + 'names = "words.csv"\ntemplates = ["{}"]\nprecision = "auto"\n'
+    monkeypatch.setattr("cliphelpers.command.run.auto_precision", lambda device: "bf16")
     write_notebook(notebooks, "04_ratio", "1 / rate", parameters=parameters)
     old = {"started": "2026-01-02", "commit": "abc", "python": "3.0", "peak_memory_gib": 1}
     old |= {"versions": {"torch": "1.0"}, "hardware": {"cores": 99}}
@@ -257,6 +260,7 @@ def test_a_second_run_keeps_the_record_of_what_did_not_run_again(notebooks, tmp_
     for part in ("versions", "hardware"):
         assert ratio[part] == made[part]
     assert 0 < ratio["peak_memory_gib"] <= made["peak_memory_gib"]
+    assert (ratio["parameters"]["precision"], ratio["precision"]) == ("auto", "bf16")
 
     second = commit(notebooks)
     made = record("0.0", 1)  # it fails, so what it said the first time is no more true
@@ -322,6 +326,9 @@ alphas = [1.0]
 betas = [1.0]
 interpolations = ["bicubic"]
 wise_alphas = [0.0, 1.0]
+train_shots = 2
+augmentation = "auto"
+precision = "fp32"
 epochs = 2
 tested = 3
 batch = 16
@@ -349,6 +356,10 @@ head_rate = 1e-3
         ("tested", True, "tested must be a whole number from 1 on: True is none"),
         ("batch", 0, "batch must be a whole number from 1 on: 0 is none"),
         ("head_rate", -1e-3, "head_rate must be a number from 0 on: -0.001 is none"),
+        ("train_shots", 0, "train_shots must be a whole number from 1 on: 0 is none"),
+        ("train_shots", 1, "train_shots must be 2 or more, since CS pulls pictures of one class"),
+        ("augmentation", "turn", "augmentation must be one of auto, photo, turntable, none: 'turn"),
+        ("precision", 16, "precision must be one of auto, fp32, bf16, fp16: 16 is none"),
         ("templates", [""], "each a text with one {} where the class name goes: '' is none"),
         ("templates", ["a photo."], "a text with one {} where the class name goes: 'a photo.' is"),
         ("templates", ["{} {}"], "a text with one {} where the class name goes: '{} {}' is none"),

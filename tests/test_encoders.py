@@ -430,6 +430,18 @@ def test_auto_chooses_bf16_where_it_is_native(timm_spec, monkeypatch):
     assert load_encoders([timm_spec], "auto")[0].precision == "bf16"
 
 
+@pytest.mark.parametrize(
+    ("precision", "said"), [("fp32", ""), ("auto", ""), ("bf16", ", bf16"), ("fp16", ", fp16")]
+)
+def test_results_say_a_precision_other_than_fp32(clip_vit, timm_spec, precision, said):
+    specs = [f"clip:{clip_vit}", timm_spec]
+    whole, other = load_encoders(specs, precision)
+    assert whole.features == f"pre-projection{said}" and other.features == f"penultimate{said}"
+    both = [joint(whole), *load_clips(specs, precision, joint=True)]
+    assert [one.features for one in both] == [f"joint{said}"] * 2
+    assert random_twin(other).features == other.features
+
+
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_a_gpu_is_taken_where_there_is_one(monkeypatch, device):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)

@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from cliphelpers.classifiers import Ridge, fit_chosen, text_weights
 from cliphelpers.encoders.encoder import Encoder, encode_batch, fingerprint, joint
 from cliphelpers.encoders.load import load_encoder
 from cliphelpers.features import extract_features
-from cliphelpers.finetuning import model, training
-from cliphelpers.finetuning.augmentation import augment
+from cliphelpers.finetuning import augmentation, model, training
+from cliphelpers.finetuning.augmentation import AUGMENTATIONS, choose_augmentation, photo, turntable
 from cliphelpers.finetuning.model import contrastive_loss, interpolate
 from cliphelpers.finetuning.training import FineTuneError, Recipe, Training, fine_tune
 from cliphelpers.index import index_images, targets
@@ -153,25 +154,86 @@ def test_weight_decay_is_for_linear_layers_and_convolutions_alone(kind, encoders
         assert group["lr"] == pytest.approx(0.5 * size if ours else 1e-5)
 
 
-def test_augmentation_is_of_the_generator_alone_and_keeps_white_white():
+@pytest.mark.parametrize("kind", ["photo", "turntable"])
+def test_augmentation_is_of_the_generator_alone(kind):
+    pictures = torch.rand(6, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    before, made = pictures.clone(), []
+    for seed in (0, 0, 1):
+        torch.rand(3)  # the state of torch's own random numbers does not matter
+        made.append(AUGMENTATIONS[kind](pictures, torch.Generator().manual_seed(seed)))
+    first, again, other = made
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(pictures, before)
+    assert first.shape == pictures.shape and first.min() >= 0 and first.max() <= 1
+    assert first.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_no_augmentation_leaves_pictures_as_they_are():
+    pictures = torch.rand(2, 3, 8, 8)
+    assert torch.equal(AUGMENTATIONS["none"](pictures, None), pictures)
+
+
+def test_photographs_are_cropped_inside_and_mirrored(monkeypatch):
+    """Of a picture whose red is the column and whose green is the row, before it is changed."""
+    monkeypatch.setattr(augmentation, "COLOUR", 0)
+    across = torch.linspace(0, 1, 60).expand(60, 60)
+    pictures = torch.stack([across, across.T, 0 * across]).expand(200, 3, 60, 60)
+    made = photo(pictures, torch.Generator().manual_seed(0))
+    red, green = made[:, 0], made[:, 1]
+    assert torch.allclose(red, red[:, :1]) and torch.allclose(green, green[:, :, :1])
+    width, height = red[:, 0, -1] - red[:, 0, 0], green[:, -1, 0] - green[:, 0, 0]
+    assert 60 < (width < 0).sum() < 140 and (height > 0).all()
+    area, ratio = width.abs() * height, width.abs() / height
+    assert area.min() > 0.45 and area.max() > 0.9 and area.std() > 0.1
+    assert ratio.max() < 1.36 and ratio.min() > 1 / 1.36 and ratio.std() > 0.1
+    places = torch.minimum(red[:, 0, 0], red[:, 0, -1])
+    assert places.std() > 0.03 and green[:, 0, 0].std() > 0.03
+
+
+def test_colours_of_photographs_change_a_little():
+    grey = torch.full((200, 3, 8, 8), 0.5)
+    made = photo(grey, torch.Generator().manual_seed(0))[:, :, 0, 0]
+    assert torch.allclose(made, made[:, :1]), "grey stays grey"
+    assert made.min() >= 0.4 and made.max() <= 0.6 and 0.03 < made[:, 0].std() < 0.1
+    red = grey * torch.tensor([1.6, 0.4, 0.4]).view(3, 1, 1)
+    made = photo(red, torch.Generator().manual_seed(0))[:, :, 0, 0]
+    assert (made[:, 0] / made[:, 1]).std() > 0.1, "more and less of a colour"
+
+
+@pytest.mark.parametrize(
+    ("white", "wanted", "told"),
+    [(9, "auto", "turntable"), (8, "auto", "photo"), (10, "photo", "photo"), (0, "none", "none")],
+)
+def test_the_augmentation_is_told_from_the_corners(white, wanted, told, tmp_path):
+    paths = []
+    for number in range(10):
+        pixels = np.full((20, 30, 3), 255, np.uint8)
+        pixels[5:15, 5:25] = 20 * number
+        if number >= white:
+            pixels[0, 29] = 90  # one corner is enough
+        paths.append(str(tmp_path / f"{number}.png"))
+        Image.fromarray(pixels).save(paths[-1])
+    name, why = choose_augmentation(wanted, pd.Series(paths, range(5, 15)))
+    assert name == told
+    assert why == (f"{white}0% of 10 training pictures have white corners"
+                   if wanted == "auto" else "as the parameter says")  # fmt: skip
+
+
+def test_turntables_keep_white_white():
     rng = np.random.default_rng(0)
     pictures = torch.ones(6, 3, 40, 40)
     pictures[:, :, 14:26, 12:28] = torch.from_numpy(rng.uniform(0, 0.8, (6, 3, 12, 16))).float()
-    first, again, other = (
-        augment(pictures, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
-    )
-    assert torch.equal(first, again) and not torch.equal(first, other)
-    assert first.shape == (6, 3, 40, 40) and first.min() >= 0 and first.max() <= 1
+    first = turntable(pictures, torch.Generator().manual_seed(0))
     corners = first[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert torch.allclose(corners, torch.ones(())), "what comes from outside is white"
     ink = (1 - first).sum((1, 2, 3)) / (1 - pictures).sum((1, 2, 3))
     assert (ink > 0.7).all() and (ink < 2).all(), "the fruit is still there"
 
 
-def test_augmentation_turns_and_mirrors():
+def test_turntables_turn_and_mirror():
     pictures = torch.ones(64, 3, 20, 20)
     pictures[:, :, 5:15, 5:10] = 0  # the left half of the middle
-    turned = 1 - augment(pictures, torch.Generator().manual_seed(0))[:, 0]
+    turned = 1 - turntable(pictures, torch.Generator().manual_seed(0))[:, 0]
     halves = torch.stack(
         [turned[:, :, :10].sum((1, 2)), turned[:, :, 10:].sum((1, 2)),
          turned[:, :10].sum((1, 2)), turned[:, 10:].sum((1, 2))]
@@ -188,6 +250,12 @@ def test_an_impossible_recipe_is_refused(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"at least 1 epoch, .*[(, ]{name}={value}"):
         Recipe(**wrong)
+
+
+def test_an_unknown_augmentation_is_refused():
+    known = "Unknown augmentation 'auto': use one of photo, turntable, none"
+    with pytest.raises(ValueError, match=known):
+        Recipe(augmentation="auto")  # that is for choose_augmentation
 
 
 # ------------------------------------------------------------------------------- training
@@ -210,7 +278,7 @@ def test_training_begins_exactly_at_the_linear_probe(kind, index, fold, encoders
 def test_training_learns(method, index, fold, encoders):
     encoder, y = encoders["timm"], targets(index)
     head = (np.zeros((size_of(encoder), 4), np.float32), np.zeros(4, np.float32))
-    recipe = Recipe(epochs=8, batch=8 if method == "ML" else 24, rate=2e-4, head_rate=1e-2)
+    recipe = Recipe(8, 8 if method == "ML" else 24, 2e-4, 1e-2, "turntable")
     before = fingerprint(encoder.module)
     tuned = tune(Training(encoder, fold, index, recipe, head if method == "ML" else None))
     train = tuned.curves[tuned.curves.part == "train"]
@@ -303,6 +371,7 @@ def test_a_second_run_trains_nothing_and_any_change_trains_anew(start, fold, cac
         {"fold": replace(fold, seed=1)},
         {"fold": replace(fold, train=fold.train[1:])},
         {"recipe": replace(SLOW, rate=2e-4)},
+        {"recipe": replace(SLOW, augmentation="turntable")},
         {"head": None},
         {"head": (start.head[0] + 1, start.head[1])},
     ]
@@ -372,10 +441,10 @@ def interrupted(monkeypatch):
         steps.append(len(pictures))
         if len(steps) == 5:
             raise KeyboardInterrupt
-        return augment(pictures, generator)
+        return photo(pictures, generator)
 
     def run(one):
-        monkeypatch.setattr(training, "augment", interrupt)
+        monkeypatch.setitem(AUGMENTATIONS, SLOW.augmentation, interrupt)
         with pytest.raises(KeyboardInterrupt):
             fine_tune([one])
         return steps

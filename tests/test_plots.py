@@ -53,6 +53,16 @@ def test_dots_stand_at_their_values_with_their_intervals(table):
     assert axis.get_xlim()[0] == 0
 
 
+@pytest.mark.parametrize("draw_figure", [
+    lambda table: dots(table, "method", "encoder", "title", lines=table.tail(1)),
+    lambda table: curves(table.assign(k=1), "k", "encoder", "title", "k", lines=table.tail(1)),
+])  # fmt: skip
+def test_a_name_that_begins_with_a_line_below_is_in_the_legend(table, draw_figure):
+    table = table.replace({"A": "_A", "B": "_B", "ridge": "_B"})
+    (legend,) = draw_figure(table).legends
+    assert {text.get_text().strip() for text in legend.get_texts()} == {"_A", "_B"}
+
+
 @pytest.mark.parametrize("split", ["official", "by_group", "by_look", "random"])
 def test_a_panel_s_title_says_what_its_split_holds_out(table, split):
     figure = dots(table[:2].assign(split=split), "encoder", "method", "title")
@@ -114,10 +124,10 @@ def test_a_confusion_matrix_holds_counts():
     figure = confusion_matrix(y, predicted, ["fig", "kiwi", "pear"], "title")
     axis = figure.axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["fig", "kiwi", "pear"]
-    assert [text.get_text() for text in axis.get_xticklabels()] == ["fig", "kiwi"]  # no others
-    assert cells(figure) == ["1", "2", "", "2", "1", ""]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["fig", "kiwi", "pear"]
+    assert cells(figure) == ["1", "2", "", "", "2", "", "1", "", ""]  # right ones in a diagonal
     shares = axis.collections[0].get_array().ravel()
-    np.testing.assert_allclose(shares, [1 / 3, 2 / 3, 0, 1, 1, 0])
+    np.testing.assert_allclose(shares, [1 / 3, 2 / 3, 0, 0, 1, 0, 1, 0, 0])
 
 
 def test_of_many_classes_the_hardest_are_shown_and_the_rest_are_others():
@@ -156,6 +166,20 @@ def test_pictures_stand_above_their_captions(draw):
     assert len(figure.axes) == 4
     assert [axis.texts[0].get_text() for axis in figure.axes[:3]] == ["a\n(a)", "b\n(c)", "d"]
     assert [axis.get_title(loc="left") for axis in figure.axes[::2]] == ["one", "two"]
+
+
+@pytest.mark.parametrize(("pictures", "rows"), [(2, 1), (8, 1), (8, 2)])
+@pytest.mark.parametrize("lines", [1, 3])
+def test_captions_are_whole_and_beside_no_title(pictures, rows, lines):
+    pixels, titles = np.zeros((5, 5, 3), np.uint8), [f"row {row}" for row in range(rows)]
+    caption = "\n".join(["word"] * lines)
+    figure = picture_grid([pixels] * pictures, [caption] * pictures, rows, None, titles, "title")
+    figure.canvas.draw()
+    boxes = [axis.texts[0].get_window_extent() for axis in figure.axes]
+    assert min(box.y0 for box in boxes) >= 0
+    for axis in figure.axes[:: pictures // rows]:
+        above = [box.y0 for box in boxes if box.y0 > axis.bbox.y1]
+        assert not above or axis._left_title.get_window_extent().y1 <= min(above)
 
 
 def test_pixels_are_shown_as_they_are():

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from traitlets.config import Config
 
 from cliphelpers.command.compare import RunError, read_record
+from cliphelpers.encoders.encoder import auto_precision, default_device
 from cliphelpers.parameters import check_parameters
 from cliphelpers.progress import WARNING
 
@@ -33,8 +34,8 @@ def run(names=(), parameters=None, output="output"):
     Below ``output`` are then ``notebooks/`` (as executed), ``results/`` (tables), ``pics/``
     (figures) and ``run.json``: when it started, commit, versions, hardware, peak of resident
     memory in GiB; and under ``notebooks`` for each notebook the same of its own run (the peak up
-    to its end), parameters, seconds and warnings. What an earlier run into the same folder wrote
-    about other notebooks is kept.
+    to its end), parameters, precision (also what "auto" chose), seconds and warnings. What an
+    earlier run into the same folder wrote about other notebooks is kept.
 
     Parameters
     ----------
@@ -66,11 +67,14 @@ def run(names=(), parameters=None, output="output"):
         _save(record, output)
         given = {name: absolute(value, Path()) for name, value in typed.items() if name in own}
         before = len(warned.said)
+        used = {name: typed.get(name, value) for name, value in own.items()}
+        precision = used.get("precision")
         times = _execute(path, output / "notebooks" / path.name, given, warned)
         record["notebooks"][path.stem] = environment | {
             "started": times["start_time"],
             "peak_memory_gib": _peak_memory(),
-            "parameters": {name: typed.get(name, value) for name, value in own.items()},
+            "parameters": used,
+            "precision": auto_precision(default_device()) if precision == "auto" else precision,
             "seconds": round(times["duration"], 1),
             "warnings": list(dict.fromkeys(warned.said[before:])),
         }

@@ -13,7 +13,7 @@ from torchvision.transforms import functional as transforms
 
 from cliphelpers.encoders.preprocess import Preprocess
 
-_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class EncoderError(ValueError):
@@ -77,8 +77,8 @@ class Encoder:
     def __post_init__(self):
         if self.precision == "auto":
             self.precision = auto_precision(self.device)
-        if self.precision not in _PRECISIONS:
-            known = ", ".join(["auto", *_PRECISIONS])
+        if self.precision not in PRECISIONS:
+            known = ", ".join(["auto", *PRECISIONS])
             raise EncoderError(f"Unknown precision {self.precision!r}: use {known}")
         for part in filter(None, (self.module, self.text, self.projection)):
             freeze(part, self.name, self.device)
@@ -150,7 +150,7 @@ def encode_batch(encoder, pictures):
     batch = torch.as_tensor(pictures).to(encoder.device, non_blocking=True).permute(0, 3, 1, 2)
     look = encoder.preprocess
     batch = transforms.normalize(batch.float() / 255, look.mean, look.std, inplace=True)
-    dtype = _PRECISIONS[encoder.precision]
+    dtype = PRECISIONS[encoder.precision]
     kind = torch.device(encoder.device).type
     with torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
         features = encoder.module(batch)
@@ -172,7 +172,8 @@ def joint(encoder):
         No CLIP.
     """
     _needs_text(encoder)
-    return replace(encoder, joint=True, features="joint")
+    how = encoder.features.split(", ")[1:]  # such as bf16
+    return replace(encoder, joint=True, features=", ".join(["joint", *how]))
 
 
 @torch.inference_mode()

@@ -35,7 +35,8 @@ def load_encoder(spec, precision="fp32", device=None):
         state dict, also as trainings save them (.safetensors, or .pt and .pth, which are read
         without executing pickled code; for ``clip:`` also OpenAI's archives).
     precision : {"fp32", "auto", "bf16", "fp16"}
-        Of the image side: see :class:`Encoder`. With "auto" results differ between machines.
+        Of the image side: see :class:`Encoder`. With "auto" results differ between machines. Any
+        but "fp32" stands in ``features``, and so in results: "penultimate, bf16".
     device : str, optional
 
     Returns
@@ -60,7 +61,10 @@ def load_encoder(spec, precision="fp32", device=None):
     if kind not in LOADERS or not rest:
         raise EncoderError(f"Unknown encoder {spec!r}: begin with {', '.join(LOADERS)} and a colon")
     encoder = LOADERS[kind](rest)
-    return replace(encoder, spec=spec, precision=precision, device=device or encoder.device)
+    encoder = replace(encoder, spec=spec, precision=precision, device=device or encoder.device)
+    if encoder.precision != "fp32":
+        encoder.features += f", {encoder.precision}"
+    return encoder
 
 
 def load_encoders(specs, precision="fp32", device=None):
@@ -130,14 +134,14 @@ def tokenizer_of(spec):
     return openclip_tokenizer(rest) if kind == "openclip" else CLIP_TOKENIZER
 
 
-def load_clips(specs, joint=False):
+def load_clips(specs, precision="fp32", joint=False):
     """Make the encoders among ``specs`` that are CLIPs, since only they have a text side.
 
     So one list of encoders can go to all notebooks.
 
     Parameters
     ----------
-    specs : list of str
+    specs, precision
         As of :func:`load_encoders`.
     joint : bool
         Whether their features are to be the joint embedding of pictures and texts.
@@ -155,7 +159,7 @@ def load_clips(specs, joint=False):
     clips = [spec for spec in specs if is_clip(spec)]
     if not clips:
         raise EncoderError(f"There is no CLIP (clip: or openclip:) among the encoders {specs}")
-    loaded = load_encoders(clips)
+    loaded = load_encoders(clips, precision)
     return [joint_encoder(clip) for clip in loaded] if joint else loaded
 
 

@@ -15,7 +15,7 @@ from torch import nn, optim
 from cliphelpers.cache import cache_folder, kept, key_of, load_arrays, save_arrays
 from cliphelpers.classifiers import NearestMean
 from cliphelpers.encoders.encoder import Encoder
-from cliphelpers.finetuning.augmentation import augment
+from cliphelpers.finetuning.augmentation import AUGMENTATIONS
 from cliphelpers.finetuning.model import Model
 from cliphelpers.images import digests, read_image
 from cliphelpers.index import targets
@@ -39,7 +39,7 @@ class FineTuneError(RuntimeError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast to train.
+    """How long and how fast to train, and what pictures go through.
 
     Attributes
     ----------
@@ -49,18 +49,24 @@ class Recipe:
     rate, head_rate : float
         Largest learning rates: of the encoder, and of the head as a share of the size (root
         mean square) of its first weights, so that it suits features of any scale.
+    augmentation : {"photo", "turntable", "none"}
+        See :func:`cliphelpers.finetuning.augmentation.choose_augmentation`.
     """
 
     epochs: int = 4
     batch: int = 32
     rate: float = 1e-4
     head_rate: float = 1e-3
+    augmentation: str = "photo"
 
     def __post_init__(self):
         rates = self.rate, self.head_rate
         if self.epochs < 1 or self.batch < 2 or not all(0 < rate < np.inf for rate in rates):
             least = "1 epoch, batches of 2 pictures and learning rates above 0"
             raise ValueError(f"Fine-tuning takes at least {least}, not {self}")
+        if self.augmentation not in AUGMENTATIONS:
+            known = ", ".join(AUGMENTATIONS)
+            raise ValueError(f"Unknown augmentation {self.augmentation!r}: use one of {known}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,6 +263,7 @@ class _Run:
         """One epoch: every picture once, augmented."""
         self.epoch += 1
         order, outputs, total = self._order(), [], 0.0
+        augment = AUGMENTATIONS[self.training.recipe.augmentation]
         for rows, pictures in self._batches(order):
             if stop.is_set():
                 raise CancelledError
