@@ -209,7 +209,7 @@ class Study:
 
         rows = [(fold.train, fold.val, fold.fit, fold.test) for fold in folds]
         few = bool(folds[0].shots)
-        parts = (3, few, type(classifier).__name__, classifier, key, self.y, rows)
+        parts = (4, few, type(classifier).__name__, classifier, key, self.y, rows)
         return kept("answers", parts, compute)
 
     def _note(self, question, arrays):
