@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cliphelpers.splits import Fold
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -17,7 +19,7 @@ def load(name):
     return module
 
 
-intervals, looks = load("intervals"), load("looks")
+intervals, looks, doubtful = load("intervals"), load("looks"), load("doubtful")
 
 
 # ------------------------------------------------------------------------------- intervals
@@ -71,3 +73,35 @@ def test_the_committed_table_has_the_estimates_beside_the_truth():
     table = pd.read_csv(BENCHMARKS / "looks.csv")
     assert set(table.dataset) == {"fruits-mini", "photographs", "grocery"}
     assert table.select_dtypes("number").stack().between(0, 1).all()
+
+
+# ------------------------------------------------------------------------------- doubtful labels
+
+
+def two_clips(classes=5, frames=20):
+    """An index of two groups of a class, and features with the class's and the group's share."""
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(2 * classes), frames)
+    index = pd.DataFrame({"path": [f"{row}.jpg" for row in range(len(groups))]})
+    index["label"], index["split"] = [f"class {number // 2}" for number in groups], ""
+    index["group"] = [f"clip {number % 2}" for number in groups]
+    X = rng.normal(size=(classes, 12))[groups // 2] + rng.normal(0, 0.3, (2 * classes, 12))[groups]
+    return index, (X + rng.normal(0, 0.3, X.shape)).astype(np.float32)
+
+
+def test_exchanged_labels_are_other_ones_and_are_found():
+    index, X = two_clips()
+    noisy, rows = doubtful.exchanged(index, 0)
+    assert len(rows) == 4 and list(np.flatnonzero(noisy.label != index.label)) == sorted(rows)
+    folds = [
+        Fold(np.flatnonzero(index["group"] != clip), np.zeros(0, int), tested)
+        for clip, tested in index.groupby("group").indices.items()
+    ]
+    assert doubtful.found(noisy, X, rows, folds) == (pytest.approx(0.98, abs=0.01), 1)
+    right = np.setdiff1d(np.arange(100), rows)[:50]
+    assert doubtful.found(noisy, X, right, folds)[1] < 0.1
+
+
+def test_of_the_committed_exchanges_four_in_five_are_found():
+    table = pd.read_csv(BENCHMARKS / "doubtful.csv")
+    assert len(table) == len(doubtful.ENCODERS) * len(doubtful.SEEDS)
+    assert table.found.min() > 0.8
