@@ -10,6 +10,7 @@ from .upsampling import quality, upsampled, with_upsampling
 from .features import extract_features
 from .splits import few_shot_fold, make_splits, test_rows, training_rows
 from .classifiers import (
+    KNearest,
     Linear,
     Logistic,
     NearestMean,
@@ -21,9 +22,25 @@ from .classifiers import (
 from .finetuning.augmentation import choose_augmentation
 from .finetuning.model import contrastive_loss, interpolate
 from .finetuning.training import Recipe, Training, fine_tune
-from .evaluation import confusions, top_k
+from .evaluation import (
+    calibration,
+    confusions,
+    cross_temperatures,
+    doubtful_labels,
+    fit_temperature,
+    top_k,
+)
 from .study import Study, in_words
-from .plots import RIGHT, WRONG, confusion_matrix, curves, dots, picture_grid, save_fig
+from .plots import (
+    RIGHT,
+    WRONG,
+    confusion_matrix,
+    curves,
+    dots,
+    feature_map,
+    picture_grid,
+    save_fig,
+)
 from .progress import live
 from .widgets.prompts import prompt_widget
 from .widgets.shots import shots_widget

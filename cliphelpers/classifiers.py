@@ -90,6 +90,33 @@ class NearestMean:
         return (normalize(X) @ self.means_.T)[None]
 
 
+class KNearest:
+    """The class with the most votes of the k most similar pictures, the nearer the louder.
+
+    Similar is a large cosine, a vote weighs exp(cosine / 0.07) (Wu et al., Unsupervised feature
+    learning via non-parametric instance discrimination, 2018, section 3.4; Caron et al., Emerging
+    properties in self-supervised vision transformers, 2021, appendix F.1). All votes are divided
+    by exp(1 / 0.07), so that none is above 1. Of fewer pictures than k all vote.
+    """
+
+    learns, grid = True, (4,)
+    candidates = (1, 5, 10, 20)
+
+    def fit(self, X, y, classes):
+        self.keys_, self.labels_ = normalize(X), np.eye(classes, dtype=np.float32)[y]
+        return self
+
+    def scores(self, X):
+        blocks = [self._block(X[start : start + 512]) for start in range(0, len(X), 512)]
+        return np.concatenate(blocks, axis=1)
+
+    def _block(self, X):
+        most = min(max(self.candidates), len(self.keys_))
+        cosine, near = torch.from_numpy(normalize(X) @ self.keys_.T).topk(most)
+        votes = np.exp((cosine.numpy() - 1) / 0.07)[..., None] * self.labels_[near.numpy()]
+        return np.stack([votes[:, :k].sum(1) for k in self.candidates])
+
+
 class TipAdapter:
     """Zero-shot scores plus a cache of the shots, without training.
 
@@ -268,7 +295,7 @@ def fit_chosen(classifier, X, y, fold):
 
     Parameters
     ----------
-    classifier : NearestMean, TipAdapter, Ridge, Logistic or Linear
+    classifier : NearestMean, KNearest, TipAdapter, Ridge, Logistic or Linear
     X : float32 array, shape (N, D)
     y : int array, shape (N,)
         Every class occurs.

@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
+from cliphelpers.index import classes, targets
+
 LEVEL = 0.95
 
 
@@ -119,15 +121,95 @@ def fit_temperature(scores, y):
     Returns
     -------
     float
-        Between exp(-10) and exp(10).
+        Between exp(-10) and exp(10); 1 if there are no pictures.
     """
     scores = np.asarray(scores, float)
+    if not len(y):
+        return 1.0
 
     def loss(log_temperature):
         logits = scores / np.exp(log_temperature)
         return (special.logsumexp(logits, 1) - logits[np.arange(len(y)), y]).mean()
 
     return float(np.exp(optimize.minimize_scalar(loss, bounds=(-10, 10), method="bounded").x))
+
+
+def cross_temperatures(scores, y, folds):
+    """For each test picture the temperature that those of the other folds choose: float (M, 1).
+
+    So no picture takes part in the choice of its own: see :func:`fit_temperature`. A single fold
+    has no others: 1.
+
+    Parameters
+    ----------
+    scores : float array, shape (M, C)
+        Of the folds' test pictures, one fold after the other.
+    y : int array, shape (M,)
+        Their classes.
+    folds : list of Fold
+    """
+    number = np.repeat(range(len(folds)), [len(fold.test) for fold in folds])
+    found = [fit_temperature(scores[number != n], y[number != n]) for n in range(len(folds))]
+    return np.array(found)[number, None]
+
+
+def calibration(scores, y, bins=15):
+    """How far confidence, the likeliest class's probability, is from the share of right answers.
+
+    Parameters
+    ----------
+    scores : float array, shape (N, C)
+        Whose softmax are the probabilities.
+    y : int array, shape (N,)
+    bins : int
+        Of equally many pictures (Nguyen and O'Connor, Posterior calibration and exploratory
+        analysis for natural language processing models, 2015, algorithm 1); pictures of the very
+        same confidence share one.
+
+    Returns
+    -------
+    table : DataFrame
+        For each bin its mean confidence, accuracy and number of pictures.
+    gaps : float array, shape (N,)
+        What each picture adds: their mean is the expected calibration error (Guo et al., On
+        calibration of modern neural networks, 2017, equation 3), so that :func:`interval` of
+        them is its interval, that of bins and signs as they are. Of perfect probabilities it is
+        not 0 but what chance leaves in bins of finite size.
+    """
+    right = scores.argmax(1) == y
+    confidence = special.softmax(np.asarray(scores, float), axis=1).max(1)
+    place = (stats.rankdata(confidence) - 0.5) * bins // len(y)
+    pictures = pd.DataFrame({"confidence": confidence, "accuracy": right}).groupby(place)
+    table = pictures.mean().assign(pictures=pictures.size())
+    signs = np.sign(table.accuracy - table.confidence)[place].to_numpy()
+    return table.reset_index(drop=True), signs * (right - confidence)
+
+
+def doubtful_labels(index, rows, probabilities):
+    """The pictures by how unlikely their label is, the most doubtful first.
+
+    Parameters
+    ----------
+    index : DataFrame
+    rows : int array, shape (M,)
+        Positions of pictures in the index.
+    probabilities : float array, shape (M, C)
+        Of a classifier that has not learnt from the picture itself, nor from its group: else it
+        knows the wrong label by heart (Northcutt et al., Confident learning: estimating
+        uncertainty in dataset labels, 2021, section 3).
+
+    Returns
+    -------
+    DataFrame
+        Columns path, label, probability (of the label), taken_for and its probability,
+        taken_for_probability.
+    """
+    best, places = probabilities.argmax(1), np.arange(len(rows))
+    table = index.iloc[rows][["path", "label"]].reset_index(drop=True)
+    table["probability"] = probabilities[places, targets(index)[rows]]
+    table["taken_for"] = np.array(classes(index), dtype=object)[best]
+    table["taken_for_probability"] = probabilities[places, best]
+    return table.sort_values("probability", kind="stable", ignore_index=True)
 
 
 def confusions(y, predicted, labels):

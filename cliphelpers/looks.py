@@ -61,7 +61,7 @@ def _clusters(directions, count):
 
 def group_of(index):
     """What varies together: "label/group", or "label/look" where no group is named: str (N,)."""
-    found = index["group"].astype(str).to_numpy(object)
+    found = index["group"].astype(str).to_numpy(object, copy=True)
     if (unnamed := found == "").any():
         found[unnamed] = [f"look {number}" for number in looks(index)[unnamed]]
     return (index.label + "/").to_numpy(object) + found

@@ -7,11 +7,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator, PercentFormatter
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from sklearn.neighbors import NearestNeighbors
 
+from cliphelpers.cache import kept
+from cliphelpers.encoders.encoder import normalize
 from cliphelpers.fonts import more_fonts
 from cliphelpers.images import read_image
+from cliphelpers.index import classes, targets
+from cliphelpers.looks import group_of
 
 COLOURS = sns.color_palette("colorblind")
 RIGHT, WRONG = COLOURS[2], COLOURS[3]
@@ -21,6 +29,7 @@ SPLITS = {
     "by_look": "by_look\n(what looks alike held out)",
     "random": "random\n(test pictures drawn at random)",
 }
+_MAPPED = 1000  # pictures on a map: t-SNE takes 3 seconds
 WIDTH = 9  # inches, at 100 dpi about the width of a README
 _STROKES, _GREY = ("--", ":", "-."), {"color": "0.35", "lw": 1.4}  # of lines to compare with
 HALO = withStroke(linewidth=3, foreground="white")  # numbers stay legible where lines cross them
@@ -300,6 +309,72 @@ def confusion_matrix(y, predicted, labels, title, most=20):
 def _label(name):
     """A name as legends take it: they leave out what begins with "_", so a space goes before it."""
     return f" {name}" if name.startswith("_") else name
+
+
+def feature_map(features, index, rows, title, seed=0):
+    """Pictures as points that are near where their features are, a panel for each encoder.
+
+    t-SNE (van der Maaten and Hinton, Visualizing data using t-SNE, 2008) of the first 50
+    principal components of the features, each picture's divided by their length. Only who is near
+    whom means something, not how far apart islands lie. The line under it counts neighbours
+    among all of the rows in the features themselves, by cosine.
+
+    Parameters
+    ----------
+    features : dict of str to float32 array, shape (N, D)
+        For each encoder's name.
+    index : DataFrame
+    rows : int array
+        Pictures to show; of more than 1,000 so many are drawn at random.
+    title : str
+    seed : int
+        Of that draw, and of t-SNE.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    some = np.random.default_rng(seed).permutation(len(rows))[:_MAPPED]
+    labels, y, groups = classes(index), targets(index)[rows], group_of(index)[rows]
+    kind = "group" if (index["group"] != "").all() else "look"
+    size = (WIDTH, 0.9 + WIDTH / len(features) * (0.7 if len(features) == 1 else 1))
+    figure, axes = plt.subplots(1, len(features), figsize=size, squeeze=False)
+    for axis, (name, X) in zip(axes.flat, features.items(), strict=True):
+        X = normalize(X[rows])
+        place = _tsne(X[some], seed)
+        for number, label in enumerate(labels):
+            style = {"color": COLOURS[number % 10], "marker": "os^Dv"[number // 10 % 5]}
+            axis.scatter(*place[y[some] == number].T, s=9, lw=0, label=label, **style)
+        shown = np.empty((0, 2))  # where there is a picture: none on another
+        for point, row in zip(place, rows[some], strict=True):
+            if (np.abs(shown - point).max(1) > 0.1).all():
+                shown = np.vstack([shown, point])
+                thumb = read_image(index.path[row])
+                thumb.thumbnail((64, 64))
+                box = OffsetImage(thumb, zoom=18 / max(thumb.size))
+                above = {"xybox": (0, 15), "boxcoords": "offset points", "pad": 0.1}
+                axis.add_artist(AnnotationBbox(box, point, **above))
+        near = NearestNeighbors(n_neighbors=min(11, len(X)), metric="cosine").fit(X)
+        near = near.kneighbors(X[some], return_distance=False)[:, 1:]  # the first is itself
+        same = [(values[near] == values[some, None]).mean() for values in (y, groups)]
+        words = f"of {near.shape[1]} nearest neighbours {same[0]:.0%} share the class"
+        axis.set_xlabel(f"{words}, {same[1]:.0%} the {kind}", fontsize=9)
+        axis.set(xticks=[], yticks=[], ylim=(-0.05, 1.12))
+        axis.set_title(name)
+    return _finished(figure, title, len(labels) <= 10)
+
+
+def _tsne(X, seed):
+    """Places of pictures on a map, from 0 to 1: float32 (M, 2); kept on disk."""
+
+    def compute():
+        few = PCA(min(50, *X.shape), random_state=seed).fit_transform(X)
+        perplexity = min(30, (len(X) - 1) / 3)
+        place = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(few)
+        place -= place.min(0)
+        return {"place": place / np.maximum(place.max(0), 1e-9)}
+
+    return kept("maps", (X, seed), compute)["place"]
 
 
 def _values(table, column):

@@ -11,6 +11,8 @@ from PIL import Image
 
 from cliphelpers.encoders.load import load_encoder
 
+from cliphelpers.splits import Fold
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -21,7 +23,8 @@ def load(name):
     return module
 
 
-intervals, looks, reading = load("intervals"), load("looks"), load("reading")
+intervals, looks = load("intervals"), load("looks")
+reading, doubtful = load("reading"), load("doubtful")
 
 
 # ------------------------------------------------------------------------------- intervals
@@ -94,3 +97,35 @@ def test_features_differ_from_the_peers_only_where_files_are_read_differently(cl
     for found in (far, committed):
         same = {file for (file, peer), value in found.items() if value < 1e-5}
         assert same == {"plain", "8-bit grey", "CMYK"} and found["plain", "timm"] > 1e-5
+
+
+# ------------------------------------------------------------------------------- doubtful labels
+
+
+def two_clips(classes=5, frames=20):
+    """An index of two groups of a class, and features with the class's and the group's share."""
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(2 * classes), frames)
+    index = pd.DataFrame({"path": [f"{row}.jpg" for row in range(len(groups))]})
+    index["label"], index["split"] = [f"class {number // 2}" for number in groups], ""
+    index["group"] = [f"clip {number % 2}" for number in groups]
+    X = rng.normal(size=(classes, 12))[groups // 2] + rng.normal(0, 0.3, (2 * classes, 12))[groups]
+    return index, (X + rng.normal(0, 0.3, X.shape)).astype(np.float32)
+
+
+def test_exchanged_labels_are_other_ones_and_are_found():
+    index, X = two_clips()
+    noisy, rows = doubtful.exchanged(index, 0)
+    assert len(rows) == 4 and list(np.flatnonzero(noisy.label != index.label)) == sorted(rows)
+    folds = [
+        Fold(np.flatnonzero(index["group"] != clip), np.zeros(0, int), tested)
+        for clip, tested in index.groupby("group").indices.items()
+    ]
+    assert doubtful.found(noisy, X, rows, folds) == (pytest.approx(0.98, abs=0.01), 1)
+    right = np.setdiff1d(np.arange(100), rows)[:50]
+    assert doubtful.found(noisy, X, right, folds)[1] < 0.1
+
+
+def test_of_the_committed_exchanges_four_in_five_are_found():
+    table = pd.read_csv(BENCHMARKS / "doubtful.csv")
+    assert len(table) == len(doubtful.ENCODERS) * len(doubtful.SEEDS)
+    assert table.found.min() > 0.8

@@ -9,10 +9,12 @@ import pytest
 import torch
 from scipy.special import log_softmax, softmax
 from sklearn import linear_model
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from cliphelpers.classifiers import (
+    KNearest,
     Linear,
     Logistic,
     NearestMean,
@@ -62,6 +64,39 @@ def test():
 def standardised(X, *others):
     scaler = StandardScaler().fit(X.astype(np.float64))
     return [scaler.transform(one.astype(np.float64)) for one in (X, *others)]
+
+
+# ------------------------------------------------------------------------------- neighbours
+
+
+def neighbours(X, y, k, asked):
+    """Shares of the votes by scikit-learn, in float64."""
+    way = {"metric": "cosine", "weights": lambda distance: np.exp((1 - distance) / 0.07)}
+    return KNeighborsClassifier(min(k, len(X)), **way).fit(X.astype(float), y).predict_proba(asked)
+
+
+@pytest.mark.parametrize("n", [600, 13, 4])  # of which k are more than there are, at last
+def test_k_nearest_neighbours_equal_scikit_learn_s(n):
+    X, y = problem(n, noise=4)
+    asked = problem(1100, seed=1, noise=4)[0]  # more than a block
+    scores = KNearest().fit(X, y, 4).scores(asked)
+    assert scores.shape == (4, 1100, 4) and scores.dtype == np.float32
+    for k, ours in zip((1, 5, 10, 20), scores, strict=True):
+        expected = neighbours(X, y, k, asked.astype(float))
+        np.testing.assert_allclose(ours / ours.sum(1, keepdims=True), expected, atol=1e-3)
+
+
+def test_validation_chooses_k_and_it_is_fitted_on_all():
+    X, y = problem(300, noise=6)
+    rows = np.random.default_rng(0).permutation(300)
+    fold = Fold(rows[:100], rows[100:200], rows[200:])
+    scores = KNearest().fit(X[fold.train], y[fold.train], 4).scores(X[fold.val])
+    best = (1, 5, 10, 20)[(scores.argmax(2) == y[fold.val]).mean(1).argmax()]
+    fitted = fit_chosen(KNearest(), X, y, fold)
+    assert best > 1 and fitted.chosen_ == str(best) and fitted.at_edge_ == (best == 20)
+    told = fitted.scores(X[fold.test])[0].argmax(1)
+    expected = neighbours(X[fold.fit], y[fold.fit], best, X[fold.test].astype(float))
+    np.testing.assert_array_equal(told, expected.argmax(1))
 
 
 # ------------------------------------------------------------------------------- linear probes

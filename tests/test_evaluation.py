@@ -3,12 +3,23 @@
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
-from scipy.special import expit
+from scipy.special import expit, softmax
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
-from cliphelpers.evaluation import confusions, fit_temperature, holm, interval, top_k
+from cliphelpers.evaluation import (
+    calibration,
+    confusions,
+    cross_temperatures,
+    doubtful_labels,
+    fit_temperature,
+    holm,
+    interval,
+    top_k,
+)
+from cliphelpers.splits import Fold
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 9])
@@ -381,3 +392,76 @@ def test_the_temperature_that_scores_were_multiplied_by_is_found(factor):
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     y = (chances.cumsum(1) > rng.random((20_000, 1))).argmax(1)
     assert fit_temperature(factor * logits, y) == pytest.approx(factor, rel=0.05)
+
+
+# ------------------------------------------------------------------------------- calibration
+
+
+def logits(n, classes=10, seed=0):
+    """Scores, and classes drawn with the probabilities that are their softmax."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(0, 2, (n, classes))
+    y = (softmax(scores, axis=1).cumsum(1) < rng.random((n, 1))).sum(1)
+    return scores.astype(np.float32), y.clip(max=classes - 1)
+
+
+@pytest.mark.parametrize("factor", [0.3, 1, 4])
+def test_the_expected_calibration_error_is_the_mean_distance_over_equal_bins(factor):
+    scores, y = logits(1500)
+    shares = softmax(factor * scores.astype(float), axis=1)
+    order = np.argsort(shares.max(1))
+    bins, gaps = calibration(factor * scores, y)
+    expected, error = [], 0
+    for rows in np.array_split(order, 15):
+        sure, right = shares[rows].max(1).mean(), (shares[rows].argmax(1) == y[rows]).mean()
+        expected.append((sure, right, len(rows)))
+        error += len(rows) / 1500 * abs(sure - right)
+    np.testing.assert_allclose(bins, expected, rtol=1e-6)
+    assert gaps.shape == (1500,) and gaps.mean() == pytest.approx(error)
+
+
+def test_perfect_probabilities_have_no_error_and_too_sure_ones_that_of_their_excess():
+    scores, y = logits(60_000)
+    bins, gaps = calibration(scores, y)
+    assert gaps.mean() < 0.006 and np.abs(bins.accuracy - bins.confidence).max() < 0.02
+    bins, gaps = calibration(5 * scores, y)
+    excess = softmax(5 * scores, axis=1).max(1).mean() - softmax(scores, axis=1).max(1).mean()
+    assert excess > 0.2 and gaps.mean() == pytest.approx(excess, abs=0.006)
+    assert (bins.accuracy < bins.confidence).all()
+
+
+def test_equal_confidences_share_a_bin():
+    """So that the order of the pictures does not matter."""
+    scores, y = np.zeros((100, 2)), np.arange(100) // 50
+    bins, gaps = calibration(scores, y)
+    assert bins.values.tolist() == [[0.5, 0.5, 100]] and gaps.mean() == 0
+    sure = np.where(np.arange(100) < 95, 1000, 1)[:, None] * np.array([[1, 0]])
+    bins, _ = calibration(sure, y)
+    assert sorted(bins.pictures) == [5, 95]
+
+
+def test_each_fold_s_temperature_is_that_of_the_others():
+    scores, y = logits(3000)
+    folds = [Fold(np.zeros(0, int), np.zeros(0, int), np.arange(n)) for n in (500, 1500, 1000)]
+    number = np.repeat([0, 1, 2], [500, 1500, 1000])
+    scores *= np.array([1, 3, 10])[number, None]
+    found = cross_temperatures(scores, y, folds)
+    assert found.shape == (3000, 1)
+    for one in range(3):
+        others = number != one
+        assert set(found[number == one, 0]) == {fit_temperature(scores[others], y[others])}
+    assert found[-1] < 3 < found[0]  # the third fold, ten times too sure, has not chosen its own
+    assert set(cross_temperatures(scores[:500], y[:500], folds[:1])[:, 0]) == {1}
+
+
+def test_labels_are_ranked_by_how_unlikely_they_are():
+    index = pd.DataFrame({"path": list("abcd"), "label": ["x", "y", "z", "x"]})
+    shares = np.array([[0.2, 0.2, 0.6], [0.7, 0.2, 0.1], [0.05, 0.9, 0.05]])
+    table = doubtful_labels(index, np.array([3, 2, 1]), shares)
+    columns = ["path", "label", "probability", "taken_for", "taken_for_probability"]
+    assert list(table.columns) == columns
+    assert table.values.tolist() == [
+        ["c", "z", 0.1, "x", 0.7],
+        ["d", "x", 0.2, "z", 0.6],
+        ["b", "y", 0.9, "y", 0.9],
+    ]

@@ -173,6 +173,7 @@ def test_groups_have_the_class_in_their_name_and_looks_stand_in_for_those_withou
     found = looks(index)
     expected = ["a/r0", f"a/look {found[1]}", f"a/look {found[2]}"]
     assert group_of(index).tolist() == [*expected, "b/r0", "b/r1", f"b/look {found[5]}"]
+    assert index["group"].tolist() == ["r0", "", "", "r0", "r1", ""]  # as before
 
 
 def test_where_every_group_is_named_no_picture_is_read():

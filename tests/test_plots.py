@@ -4,8 +4,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.offsetbox import AnnotationBbox
+from sklearn.metrics.pairwise import cosine_similarity
 
-from cliphelpers.plots import confusion_matrix, curves, dots, picture_grid, set_style
+from cliphelpers import plots
+from cliphelpers.plots import (
+    confusion_matrix,
+    curves,
+    dots,
+    feature_map,
+    picture_grid,
+    set_style,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -187,3 +197,76 @@ def test_pixels_are_shown_as_they_are():
     figure = picture_grid([pixels, pixels[::-1]], ["a", "b"], 1)
     shown = [axis.images[0].get_array() for axis in figure.axes]
     np.testing.assert_array_equal(shown, [pixels, pixels[::-1]])
+
+
+# ------------------------------------------------------------------------------- a map
+
+
+@pytest.fixture
+def pictures(draw, tmp_path, monkeypatch):
+    """An index of 4 classes of 3 groups of 10 pictures, and features with shares of both."""
+    monkeypatch.setenv("CLIPHELPERS_CACHE", str(tmp_path / "cache"))
+    path, rng, groups = str(draw("one.png")), np.random.default_rng(0), np.repeat(range(12), 10)
+    index = pd.DataFrame({"path": path, "label": [f"class {number // 3}" for number in groups]})
+    index["group"] = [f"clip {number % 3}" for number in groups]
+    X = 3 * rng.normal(size=(4, 20))[groups // 3] + rng.normal(size=(12, 20))[groups]
+    return index, (X + rng.normal(0, 0.8, X.shape)).astype(np.float32)
+
+
+def places(axis):
+    return {one.get_label(): np.array(one.get_offsets()) for one in axis.collections}
+
+
+def test_a_map_puts_pictures_of_one_class_together_and_says_who_is_near_whom(pictures):
+    index, X = pictures
+    rows = np.arange(20, 120)
+    figure = feature_map(
+        {"A": X, "B": np.random.default_rng(1).normal(size=X.shape)}, index, rows, ""
+    )
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["A", "B"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == sorted(set(index.label))
+    near = np.argsort(-cosine_similarity(X[rows]), axis=1)[:, 1:11]
+    label, group = index.label.to_numpy()[rows], (index.label + index["group"]).to_numpy()[rows]
+    same, own = ((one[near] == one[:, None]).mean() for one in (label, group))
+    expected = f"of 10 nearest neighbours {same:.0%} share the class, {own:.0%} the group"
+    assert figure.axes[0].get_xlabel() == expected and own < 0.9 < same
+    found = places(figure.axes[0])
+    assert {name: len(one) for name, one in found.items()} == index.label[
+        rows
+    ].value_counts().to_dict()
+    within = np.mean([one.std(0).mean() for one in found.values()])
+    assert within < 0.3 * np.concatenate([*found.values()]).std(0).mean()
+    again = feature_map({"A": X}, index, rows, "")
+    np.testing.assert_array_equal(places(again.axes[0])["class 1"], found["class 1"])
+
+
+def test_a_map_shows_some_pictures_none_on_another(pictures):
+    index, X = pictures
+    X = np.random.default_rng(1).normal(size=X.shape)  # no islands
+    (axis,) = feature_map({"A": X}, index, np.arange(120), "").axes
+    shown = np.array([one.xy for one in axis.artists if isinstance(one, AnnotationBbox)])
+    assert len(shown) > 10
+    apart = np.abs(shown[:, None] - shown).max(2) + np.eye(len(shown))
+    assert apart.min() > 0.1
+    every = np.concatenate([*places(axis).values()])
+    assert (np.abs(every[:, None] - shown).max(2).min(1) <= 0.1).all()
+
+
+def test_a_map_of_many_pictures_and_classes_draws_some_and_has_no_legend(pictures, monkeypatch):
+    index, X = pictures
+    monkeypatch.setattr(plots, "_MAPPED", 40)
+    many = index.assign(label=[f"class {row // 10:02}" for row in range(120)], group="")
+    figure = feature_map({"A": X}, many, np.arange(120), "", seed=3)
+    (axis,) = figure.axes
+    assert sum(map(len, places(axis).values())) == 40 and not figure.legends
+    assert len(places(axis)) == 12 and axis.get_xlabel().endswith("the look")
+    other = feature_map({"A": X}, many, np.arange(120), "", seed=4).axes[0]
+    counts = [[len(one) for one in places(one).values()] for one in (axis, other)]
+    assert counts[0] != counts[1]
+
+
+def test_a_map_of_three_pictures(pictures):
+    index, X = pictures
+    (axis,) = feature_map({"A": X}, index, np.array([0, 1, 40]), "").axes
+    assert axis.get_xlabel().startswith("of 2 nearest neighbours 33% share the class")

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from cliphelpers.index import classes, index_images, prompt_names, targets
 from cliphelpers.looks import group_of
 from cliphelpers.splits import few_shot, make_splits
 from cliphelpers.study import Study
-from cliphelpers.widgets import parts, prompts
+from cliphelpers.widgets import parts, probes, prompts
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 TEMPLATES = ["a photo of a {}.", "my {}", "{}"]
@@ -300,6 +301,29 @@ def test_a_slider_s_change_shows_at_once(prompt_box, shown):
     assert np.median(took) < BUSY * SECONDS
 
 
+@pytest.mark.parametrize("fault", [None, ValueError("no such thing"), KeyError("a fault")])
+def test_a_line_says_when_something_computes(shown, fault):
+    seen = []
+
+    def show(value):
+        seen.append(busy.value if seen else "")
+        if value and fault:
+            raise fault
+        return f"page {value}"
+
+    busy = ipywidgets.HTML()
+    box = parts.interactive(show, value=parts.control(ipywidgets.IntSlider, "value"))
+    _, busy, _ = box.children
+    seen.append("first")
+    with pytest.raises(KeyError) if isinstance(fault, KeyError) else nullcontext():
+        change(box, "value", 1)
+    assert seen[-1] == "computing …" and busy.value == ""
+    expected = "page 1" if fault is None else "page 0"
+    assert shown[-1].endswith(expected) and bool(errors_of(shown[-1])) == isinstance(
+        fault, ValueError
+    )
+
+
 # ------------------------------------------------------------------------------- pictures
 
 
@@ -424,6 +448,20 @@ def test_without_validation_pictures_training_chooses(index, pixels, shown, line
     assert f"training would choose {lines[-1]['training'][::-1].idxmax():.1e}" in text_of(shown[-1])
 
 
+def test_all_strengths_of_all_encoders_are_computed_before_a_slider_moves(
+    index, pixels, shown, monkeypatch
+):
+    splits, fitted = make_splits(index, ["official"]), []
+    fit = probes.Ridge.fit
+    monkeypatch.setattr(probes.Ridge, "fit", lambda *given: fitted.append(1) or fit(*given))
+    box = ch.probe_widget({"one": pixels + 1, "other": pixels**2}, index, splits)
+    assert len(fitted) == 4  # for each once on all to learn from, once without validation
+    for encoder in ("other", "one"):
+        change(box, "encoder", encoder)
+        change(box, "strength", 1.0)
+    assert len(fitted) == 4 and not errors_of(shown[-1])
+
+
 def test_the_pictures_behind_each_confusion_are_shown(index, pixels, shown):
     splits, y, labels = make_splits(index, ["by_group"]), targets(index), classes(index)
     noise = np.random.default_rng(0).permutation(pixels)
@@ -494,11 +532,11 @@ def test_shots_show_what_taught_and_what_was_asked(study, index, clip, shown):
     learnt = learnt[np.isin(learnt, mine)]
     assert parts.gallery("Fig (first fold): 3 to learn from", index.path.iloc[learnt]) in shown[-1]
     answers = study.answers(method="nearest <mean>", shots=3, seed=5, **where)
-    first = dict(zip(answers.rows[: len(fold.test)], answers.right, strict=False))
+    first = dict(zip(answers.rows[: len(fold.test)], answers.predicted, strict=False))
     asked = fold.test[y[fold.test] == 2]
-    right = [first[row] for row in asked]
-    title = f"Fig (first fold): {sum(right):.0f} of {len(asked)} test pictures right"
-    marks = [parts.marked(one) for one in right]
+    told = [classes(index)[first[row]] for row in asked]
+    title = f"Fig (first fold): {told.count('Fig')} of {len(asked)} test pictures right"
+    marks = [parts.marked(name == "Fig", name) for name in told]
     assert parts.gallery(title, index.path.iloc[asked], marks) in shown[-1]
 
 

@@ -20,22 +20,25 @@ WIDTH = 820  # pixels: two controls, 6 large pictures or 12 small ones
 def interactive(show, **controls):
     """Controls, and below them the HTML that ``show`` makes of their values: a widget.
 
-    A ValueError is one red line above the last good page.
+    A line between them says when it computes. A ValueError is one red line above the last good
+    page.
     """
-    page = ""
+    page, busy = "", ipywidgets.HTML(layout={"height": "1.6em"})
 
     def update(**values):
         nonlocal page
-        error = ""
+        error, busy.value = "", "computing …"
         try:
             page = show(**values)
         except ValueError as problem:
             error = red(problem)
+        finally:
+            busy.value = ""
         display(HTML(error + page))
 
     output = ipywidgets.interactive_output(update, controls)
     layout = {"flex_flow": "row wrap", "max_width": f"{WIDTH}px"}
-    return ipywidgets.VBox([ipywidgets.Box([*controls.values()], layout=layout), output])
+    return ipywidgets.VBox([ipywidgets.Box([*controls.values()], layout=layout), busy, output])
 
 
 def control(kind, label, **more):

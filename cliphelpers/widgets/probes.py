@@ -1,6 +1,7 @@
 """Notebooks 3 and 4 by hand: the penalty's strength, and the pictures behind each confusion."""
 
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from cliphelpers.cache import kept
 from cliphelpers.classifiers import Ridge
 from cliphelpers.evaluation import confusions
 from cliphelpers.index import classes, targets
+from cliphelpers.parallel import in_parallel
 from cliphelpers.splits import test_rows
 from cliphelpers.widgets import parts
 
@@ -19,6 +21,8 @@ _BLOCK = 2048  # pictures whose scores with all strengths are in memory at once
 
 def probe_widget(features, index, splits):
     """The strength of ridge's penalty, and the pictures behind each confusion.
+
+    All strengths of all encoders are computed first, with a progress bar.
 
     Parameters
     ----------
@@ -58,6 +62,7 @@ def probe_widget(features, index, splits):
             + _taken_for(label, np.array(labels)[told[rows]], index.path.iloc[asked[rows]])
         )
 
+    in_parallel(lambda where: path(*where), [*product(features, splits)], "path")  # now, not later
     options = [("best", 0), *((f"{value:.1e}", value) for value in _STRENGTHS)]
     return parts.interactive(
         show,

@@ -34,11 +34,12 @@ def shots_widget(study):
         learnt = fold.fit[y[fold.fit] == number]
         learnt = learnt[few_shot(index.iloc[learnt], k, seed)]
         test = np.flatnonzero(y[fold.test] == number)
-        right = study.answers(method=method, shots=k, seed=seed, **at).right[test]
+        answers = study.answers(method=method, shots=k, seed=seed, **at)
+        right, told = answers.right[test], answers.predicted[test]
         where = parts.escaped(label) + (" (first fold)" if len(folds) > 1 else "")
         taught = f"{where}: {len(learnt)} to learn from"
         asked = f"{where}: {right.sum():.0f} of {len(test)} test pictures right"
-        marks = [parts.marked(one) for one in right]
+        marks = [parts.marked(one == number, labels[one]) for one in told]
         gain = parts.points(values[seed] - zero.value.item())
         return (
             f"<b>{parts.escaped(method)}, k = {k}, seed {seed}: accuracy {values[seed]:.1%}</b>, "
