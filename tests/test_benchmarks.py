@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from cliphelpers.encoders.load import load_encoder
-
 from cliphelpers.splits import Fold
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
