@@ -22,6 +22,7 @@ from .finetuning.model import contrastive_loss, interpolate
 from .finetuning.training import Recipe, Training, fine_tune
 from .evaluation import confusions, top_k
 from .study import Study
+from .saved import load_classifier
 from .plots import RIGHT, WRONG, confusion_matrix, curves, dots, picture_grid, save_fig
 from .progress import live
 from .widgets.prompts import prompt_widget

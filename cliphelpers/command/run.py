@@ -5,7 +5,6 @@ import difflib
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from tqdm.auto import tqdm
 from traitlets.config import Config
 
 from cliphelpers.command.compare import RunError, read_record
+from cliphelpers.encoders.load import absolute
 from cliphelpers.parameters import check_parameters
 from cliphelpers.progress import WARNING
 
@@ -64,7 +64,7 @@ def run(names=(), parameters=None, output="output"):
     for path, own in defaults.items():
         record["notebooks"].pop(path.stem, None)  # what it said is not true of a run that fails
         _save(record, output)
-        given = {name: _absolute(value, Path()) for name, value in typed.items() if name in own}
+        given = {name: absolute(value, Path()) for name, value in typed.items() if name in own}
         before = len(warned.said)
         times = _execute(path, output / "notebooks" / path.name, given, warned)
         record["notebooks"][path.stem] = environment | {
@@ -106,25 +106,6 @@ def _defaults(path):
     return {name: ast.literal_eval(one["default"]) for name, one in inspected.items()}
 
 
-def _absolute(value, folder):
-    """Paths that exist from a folder, made absolute, since notebooks run in their own folder.
-
-    In an encoder's text only files are meant, as folders may be called like a model, and the
-    folder behind "local-dir:".
-    """
-    if isinstance(value, list):
-        return [_absolute(item, folder) for item in value]
-    if not isinstance(value, str):
-        return value
-    whole = value != "" and os.path.exists(folder / value)
-    parts = [value] if whole else re.split("(^[a-z]+:local-dir:|^[a-z]+:|@)", value)
-    for number, part in enumerate(parts):
-        meant = whole or parts[number - 1].endswith("local-dir:")
-        if (os.path.exists if meant else os.path.isfile)(folder / part):
-            parts[number] = str((folder / part).resolve())
-    return "".join(parts)
-
-
 def _check(typed, defaults):
     known = [name for own in defaults.values() for name in own]
     for name in typed:
@@ -132,7 +113,7 @@ def _check(typed, defaults):
             near, notebooks = _near(name, known), ", ".join(path.stem for path in defaults)
             raise RunError(f"None of {notebooks} has {name!r}: did you mean {near}?")
     for own in defaults.values():
-        check_parameters({n: typed.get(n, _absolute(own[n], NOTEBOOKS)) for n in own})
+        check_parameters({n: typed.get(n, absolute(own[n], NOTEBOOKS)) for n in own})
 
 
 def _near(name, known):

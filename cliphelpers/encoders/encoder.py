@@ -53,6 +53,8 @@ class Encoder:
         By default the GPU where there is one.
     spec : str
         The text that it was made of: see :func:`cliphelpers.encoders.load.load_encoders`.
+    tuned : bool
+        Whether its weights are others than those that ``spec`` names, as of a fine-tuned one.
 
     Raises
     ------
@@ -73,6 +75,7 @@ class Encoder:
     precision: str = "fp32"
     device: str = field(default_factory=lambda: default_device())
     spec: str = ""
+    tuned: bool = False
 
     def __post_init__(self):
         if self.precision == "auto":
@@ -254,7 +257,7 @@ def random_twin(encoder, seed=0):
             else:
                 for weight in layer.parameters(recurse=False):
                     weight.normal_(std=weight.shape[-1] ** -0.5 if weight.ndim else 1)
-    nothing = {"text": None, "projection": None, "logit_scale": None, "joint": False}
+    nothing = {"text": None, "projection": None, "logit_scale": None, "joint": False, "spec": ""}
     return replace(encoder, name=f"{encoder.name} (random weights)", module=module, **nothing)
 
 
