@@ -17,19 +17,12 @@ import pandas as pd
 import safetensors.torch
 import torch
 from scipy.special import softmax
+from sklearn.metrics import pairwise_distances_argmin_min
 
 from cliphelpers import classifiers
 from cliphelpers.cache import kept, key_of
 from cliphelpers.classifiers import Linear, candidate_names, fit_candidate
-from cliphelpers.encoders.encoder import (
-    Encoder,
-    EncoderError,
-    encode_batch,
-    fingerprint,
-    joint,
-    normalize,
-    to_joint,
-)
+from cliphelpers.encoders.encoder import Encoder, EncoderError, fingerprint, joint, normalize
 from cliphelpers.encoders.load import absolute, load_encoder
 from cliphelpers.encoders.weights import explained
 from cliphelpers.evaluation import fit_temperature
@@ -43,7 +36,7 @@ UNLIKE = "unlike anything seen"
 _DATA = Path(__file__).parents[1] / "data"
 _PACKAGES = ["torch", "torchvision", "timm", "clip-anytorch", "open_clip_torch"]
 _KINDS = {name: kind for name, kind in vars(classifiers).items() if hasattr(kind, "scores")}
-_QUANTILE, _MOST, _BLOCK = 0.01, 2000, 256
+_FORMAT = "1"  # part of the key of what is kept: raise it when the fit on all pictures changes
 
 # ------------------------------------------------------------------------------- saving
 
@@ -53,7 +46,7 @@ def save_classifier(folder, classifier, encoder, index, rows, answers, row):
 
     Parameters
     ----------
-    folder : str or Path
+    folder : Path
     classifier : NearestMean, TipAdapter, Ridge, Logistic or Linear
     encoder : Encoder
         With a ``spec``.
@@ -70,48 +63,49 @@ def save_classifier(folder, classifier, encoder, index, rows, answers, row):
     names, groups = candidate_names(classifier), group_of(index)[rows]
     best = max(range(len(names)), key=lambda number: answers.chosen.count(names[number]))
 
-    def compute():
-        fitted = fit_candidate(classifier, best, X, y[rows], len(labels))
-        seen = normalize(X).astype(np.float16)
-        return _arrays(fitted) | {"seen": seen, "threshold": _threshold(seen, groups)}
+    def fit():
+        fitted, seen = fit_candidate(classifier, best, X, y[rows], len(labels)), normalize(X)
+        return _arrays(fitted) | {"seen": seen.astype(np.float16), "least": _least(seen, groups)}
 
-    parts = (type(classifier).__name__, classifier, key_of(X), y[rows], groups, best)
-    arrays = kept("classifiers", parts, compute)
-    threshold = float(arrays.pop("threshold"))
-    tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
+    parts = (_FORMAT, type(classifier).__name__, classifier, key_of(X), y[rows], groups, best)
+    state = {name: torch.as_tensor(one) for name, one in kept("classifiers", parts, fit).items()}
+    least = state.pop("least").item()
     if encoder.tuned:
-        for part, module in _parts(encoder).items():
-            state = module.state_dict(prefix=f"{part}.")
-            tensors |= {name: value.cpu().clone() for name, value in state.items()}
-    tensors = {name: value.contiguous() for name, value in tensors.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = safetensors.torch.save(tensors)
-    (folder / WEIGHTS).write_bytes(weights)
+        state |= {name: value.cpu() for name, value in _network(encoder).state_dict().items()}
+    weights = safetensors.torch.save({name: one.contiguous() for name, one in state.items()})
     card = {key: row[key] for key in ("experiment", "dataset", "method", "encoder", "features")}
-    card |= _encoder_card(encoder) | {
+    card |= _describe(encoder) | {
         "classes": labels,
-        "names": prompt_names(labels, next(_DATA.glob("prompt_names.csv"), None)),
+        "names": prompt_names(labels, *_DATA.glob("prompt_names.csv")),
         "pictures": len(rows),
         "chosen": names[best] if len(names) > 1 else row["chosen"],
-        "judged": {"split": row["split"], "pictures": row["n"], "accuracy": row["value"]}
-        | {key: row[key] for key in ("low", "high", "balanced")},
-        "head": {"kind": _kind(classifier), "settings": _settings(classifier, best)},
+        "judged": {key: row[key] for key in ("split", "n", "value", "low", "high", "balanced")},
+        "head": _settings(classifier, best),
         "temperature": fit_temperature(answers.scores, answers.y),
-        "threshold": threshold,
+        "threshold": least,
         "sha256": hashlib.sha256(weights).hexdigest(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {package: version(package) for package in _PACKAGES},
     }
     text = json.dumps(card, indent=2, ensure_ascii=False, default=lambda value: value.item())
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS).write_bytes(weights)
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
-def _encoder_card(encoder):
-    way = re.search(r", ((bilinear|bicubic|lanczos|srgan(@.*)?))$", encoder.features)
+def _describe(encoder):
+    """All that :func:`load_classifier` needs to make the encoder again, and what people ask."""
+    way = re.search(r", ((bilinear|bicubic|lanczos|srgan)(@.*)?)$", encoder.features)
     look = {name: value for name, value in vars(encoder.preprocess).items() if name != "generator"}
+    texts = [file.read_text(encoding="utf-8") for file in _DATA.glob("README.md")]
+    ours = [
+        line
+        for line in "".join(texts).splitlines()
+        if f"`weights/{Path(encoder.spec).name}`" in line
+    ]
     return {
         "spec": absolute(encoder.spec, Path()),
-        "licence": _licence(encoder.spec),
+        "licence": ours[0].split("|")[3].strip() if ours else "see where the weights came from",
         "fingerprint": _fingerprint(encoder),
         "precision": encoder.precision,
         "joint": encoder.joint,
@@ -121,37 +115,24 @@ def _encoder_card(encoder):
     }
 
 
-def _licence(spec):
-    """What data/README.md says of the weights in data/."""
-    file = Path(re.split("[:@]", spec)[-1]).resolve()
-    if file.parent == _DATA / "weights":
-        for line in (_DATA / "README.md").read_text(encoding="utf-8").splitlines():
-            if f"`weights/{file.name}`" in line:
-                return line.split("|")[3].strip()
-    return "see where the weights came from"
-
-
 def _fingerprint(encoder):
-    """SHA-256 of all that features depend on but the picture, with the projection if it is used."""
-    if not encoder.joint:
-        return encoder.key
-    parts = encoder.key, fingerprint(encoder.projection), f"{encoder.logit_scale:.6g}"
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    """SHA-256 of all that features depend on but the picture."""
+    scale = f"{encoder.logit_scale:.6g}" if encoder.joint else ""
+    return hashlib.sha256(
+        f"{encoder.key} {fingerprint(_network(encoder))} {scale}".encode()
+    ).hexdigest()
 
 
-def _parts(encoder):
-    """The networks between a picture and its features."""
-    return {"module": encoder.module} | (
+def _network(encoder):
+    """All that lies between a picture and its features."""
+    parts = {"module": encoder.module} | (
         {"projection": encoder.projection} if encoder.joint else {}
     )
-
-
-def _kind(classifier):
-    return "Linear" if isinstance(classifier, Linear) else type(classifier).__name__
+    return torch.nn.ModuleDict(parts)
 
 
 def _arrays(fitted):
-    """All arrays of a fitted classifier."""
+    """The arrays of a fitted classifier."""
     if isinstance(fitted, Linear):
         ((W, b),) = fitted.heads_
         return {"W": W.astype(np.float32), "b": np.full(W.shape[1], b, np.float32)}
@@ -159,33 +140,24 @@ def _arrays(fitted):
 
 
 def _settings(classifier, best):
-    """All else that its scores depend on."""
+    """What kind of classifier it is, and all else that its scores depend on."""
     if isinstance(classifier, Linear):
-        return {}
-    settings = vars(classifier) | {"candidates": [classifier.candidates[best]]}
-    return {name: one for name, one in settings.items() if not isinstance(one, np.ndarray)}
+        return {"kind": "Linear"}
+    own = vars(classifier) | {"candidates": [classifier.candidates[best]]}
+    own = {name: value for name, value in own.items() if not isinstance(value, np.ndarray)}
+    return own | {"kind": type(classifier).__name__}
 
 
-def _threshold(seen, groups):
+def _least(seen, groups):
     """The cosine to the nearest picture of another group that 1 % of the pictures do not reach.
 
-    A new picture is of another group, too. The nearest of all others would be a frame of the same
-    video clip: on fruits-mini 15 to 60 % of the pictures of a new clip are less near than that.
+    A new picture is of another group, too. The nearest of all others can be a frame of the same
+    video clip: on fruits-mini 15 to 60 % of the pictures of a new clip do not come as near.
     """
-    some = np.unique(np.linspace(0, len(seen) - 1, _MOST).astype(int))
-    return np.quantile(_nearest(seen[some], seen, groups[some, None] != groups), _QUANTILE)
-
-
-def _nearest(X, seen, allowed=None):
-    """The largest cosine of each row to those seen, of length 1 each: float32, shape (N,)."""
-    seen, found = seen.astype(np.float32), []
-    for start in range(0, len(X), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        cosines = X[block].astype(np.float32) @ seen.T
-        found.append(
-            np.max(cosines, 1, where=True if allowed is None else allowed[block], initial=-1)
-        )
-    return np.concatenate(found)
+    some, groups = np.linspace(0, len(seen) - 1, 1000).astype(int), pd.factorize(groups)[0]
+    cosines = seen[some] @ seen.T
+    cosines[groups[some, None] == groups] = -1
+    return np.quantile(cosines.max(1), 0.01)
 
 
 # ------------------------------------------------------------------------------- loading
@@ -205,7 +177,7 @@ class SavedClassifier:
     encoder : Encoder
     head : NearestMean, TipAdapter or Linear
         Fitted.
-    seen : float16 array, shape (M, D)
+    seen : float32 array, shape (M, D)
         Features of the pictures that it was learnt from, each of length 1.
     """
 
@@ -227,7 +199,7 @@ class SavedClassifier:
 
     def predict_proba(self, pictures):
         """Calibrated probabilities: float array, shape (N, C). Raises as :meth:`predict` does."""
-        return self._probabilities(self._features(_paths(pictures)))
+        return self._probabilities(extract_features(self.encoder, _index(pictures)))
 
     def describe(self, pictures):
         """What is said of each picture, and how sure that is. Raises as :meth:`predict` does.
@@ -238,26 +210,26 @@ class SavedClassifier:
             Columns path, class, probability, second (the second class), cosine (to the nearest
             picture that it was learnt from) and note: "unlike anything seen", or "".
         """
-        paths = _paths(pictures)
-        X = self._features(paths)
-        P, cosines = self._probabilities(X), _nearest(normalize(X), self.seen)
-        second, first = np.argsort(P, axis=1, kind="stable").T[-2:]
-        columns = {"path": paths, "class": self.classes_[first], "probability": P.max(1)}
-        columns |= {"second": self.classes_[second], "cosine": cosines}
-        notes = np.where(cosines < self.card["threshold"], UNLIKE, "")
-        return pd.DataFrame(columns | {"note": notes})
-
-    def _features(self, paths):
-        return extract_features(self.encoder, pd.DataFrame({"path": paths}))
+        index = _index(pictures)
+        X = extract_features(self.encoder, index)
+        P, (_, distances) = (
+            self._probabilities(X),
+            pairwise_distances_argmin_min(X, self.seen, metric="cosine"),
+        )
+        second, first = self.classes_[np.argsort(P, axis=1, kind="stable")].T[-2:]
+        told = {"path": index.path, "class": first, "probability": P.max(1), "second": second}
+        table = pd.DataFrame(told | {"cosine": 1 - distances, "note": ""})
+        table.loc[table.cosine < self.card["threshold"], "note"] = UNLIKE
+        return table
 
     def _probabilities(self, X):
         return softmax(self.head.scores(X)[0].astype(float) / self.card["temperature"], axis=1)
 
 
-def _paths(pictures):
+def _index(pictures):
     if isinstance(pictures, pd.DataFrame):
-        return list(pictures.path)
-    return [str(path) for path in np.atleast_1d(pictures)]
+        return pictures.reset_index(drop=True)
+    return pd.DataFrame({"path": [str(path) for path in np.atleast_1d(pictures)]})
 
 
 def load_classifier(folder, encoder=None):
@@ -287,8 +259,9 @@ def load_classifier(folder, encoder=None):
         card = json.loads(Path(folder, CARD).read_text(encoding="utf-8"))
         weights = Path(folder, WEIGHTS).read_bytes()
         if hashlib.sha256(weights).hexdigest() != card["sha256"]:
-            raise ValueError(f"{WEIGHTS} is not the one that was saved")
-        state, spec = safetensors.torch.load(weights), str(encoder or card["spec"])
+            raise ValueError(f"{WEIGHTS} is not what was saved")
+        state = safetensors.torch.load(weights)
+        spec = str(encoder or card["spec"])
     if not encoder and spec.startswith("module:"):
         raise EncoderError(
             f"{folder} needs {spec}, which executes that Python file: if you trust it, "
@@ -299,39 +272,25 @@ def load_classifier(folder, encoder=None):
         made = joint(made) if card["joint"] else made
         made = with_upsampling(made, card["upsampling"]) if card["upsampling"] else made
         if card["tuned"]:
-            made.tuned = True
-            for part, module in _parts(made).items():
-                module.load_state_dict(
-                    {name: state.pop(f"{part}.{name}") for name in module.state_dict()}
-                )
-        arrays = {name: value.numpy() for name, value in state.items()}
-        saved = SavedClassifier(
-            np.array(card["classes"]), card, made, _head(card, arrays), arrays["seen"]
-        )
+            network = _network(made)
+            network.load_state_dict({name: state.pop(name) for name in network.state_dict()})
+        saved = _restore(card, {name: value.numpy() for name, value in state.items()}, made)
     if _fingerprint(made) != card["fingerprint"]:
         raise EncoderError(
             f"{spec} is not the encoder of {folder}: its weights, its preprocessing or its network "
-            f"are others. It was made with {card['versions']}"
+            f"are others. Then there were {card['versions']}"
         )
-    with explained(fault):
-        _check(saved)
     return saved
 
 
-def _head(card, arrays):
-    if card["head"]["kind"] == "Linear":
-        return Linear((arrays["W"], arrays["b"]))
-    head = object.__new__(_KINDS[card["head"]["kind"]])
-    vars(head).update(card["head"]["settings"] | arrays)
-    return head
-
-
-def _check(saved):
-    """Try it on an empty picture: all that does not fit together is an error."""
-    side = saved.encoder.preprocess.size
-    X = encode_batch(saved.encoder, np.zeros((1, side, side, 3), np.uint8))
-    X = to_joint(saved.encoder, X) if saved.encoder.joint else X
-    P, cosines = saved._probabilities(X), _nearest(normalize(X), saved.seen)
-    numbers = [P, cosines, saved.seen, saved.card["temperature"], saved.card["threshold"]]
-    if P.shape != (1, len(saved.classes_)) or not all(np.isfinite(one).all() for one in numbers):
+def _restore(card, arrays, encoder):
+    """The classifier of a card and arrays; an error if they do not fit together."""
+    seen, kind = arrays.pop("seen").astype(np.float32), _KINDS[card["head"]["kind"]]
+    head = Linear((arrays["W"], arrays["b"])) if kind is Linear else object.__new__(kind)
+    vars(head).update(card["head"] | arrays)
+    saved = SavedClassifier(np.array(card["classes"]), card, encoder, head, seen)
+    P = saved._probabilities(seen[:1])
+    numbers = P, card["temperature"], card["threshold"], *arrays.values(), seen
+    if P.shape != (1, len(set(card["classes"]))) or not all(np.isfinite(n).all() for n in numbers):
         raise ValueError("its numbers do not fit together")
+    return saved

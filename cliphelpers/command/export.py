@@ -2,8 +2,7 @@
 
 import torch
 from torch import nn
-from torch.nn import functional
-from torchvision.transforms.functional import normalize
+from torch.nn.functional import normalize
 
 from cliphelpers.classifiers import Linear, NearestMean
 from cliphelpers.encoders.encoder import EncoderError
@@ -17,20 +16,20 @@ class Whole(nn.Module):
     def __init__(self, saved):
         super().__init__()
         encoder, head = saved.encoder, saved.head
-        self.look, self.scale = encoder.preprocess, encoder.logit_scale
-        self.module = encoder.module
+        self.module, self.scale = encoder.module, encoder.logit_scale
         self.projection = encoder.projection if encoder.joint else None
         self.cosine = isinstance(head, NearestMean)
         W, b = (head.means_.T, 0) if self.cosine else head.heads_[0]
-        self.register_buffer("W", torch.as_tensor(W / saved.card["temperature"]))
-        self.register_buffer("b", torch.as_tensor(b / saved.card["temperature"]))
+        look, T = encoder.preprocess, saved.card["temperature"]
+        numbers = {"mean": look.mean, "std": look.std, "W": W / T, "b": b / T}
+        for name, value in numbers.items():
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float32))
 
     def forward(self, pictures):
-        batch = pictures.permute(0, 3, 1, 2).float() / 255
-        X = self.module(normalize(batch, self.look.mean, self.look.std)).float()
-        if self.projection:
-            X = self.scale * functional.normalize(self.projection(X), dim=1)
-        X = functional.normalize(X, dim=1) if self.cosine else X
+        batch = (pictures.float() / 255 - self.mean) / self.std
+        X = self.module(batch.permute(0, 3, 1, 2))
+        X = self.scale * normalize(self.projection(X)) if self.projection else X
+        X = normalize(X) if self.cosine else X
         return torch.softmax(X @ self.W + self.b, dim=1)
 
 
