@@ -98,18 +98,13 @@ def _describe(encoder):
     way = re.search(r", ((bilinear|bicubic|lanczos|srgan)(@.*)?)$", encoder.features)
     look = {name: value for name, value in vars(encoder.preprocess).items() if name != "generator"}
     texts = [file.read_text(encoding="utf-8") for file in _DATA.glob("README.md")]
-    ours = [
-        line
-        for line in "".join(texts).splitlines()
-        if f"`weights/{Path(encoder.spec).name}`" in line
-    ]
-    return {
+    name = f"`weights/{Path(encoder.spec).name}`"
+    ours = [line for line in "".join(texts).splitlines() if name in line]
+    own = {name: getattr(encoder, name) for name in ("precision", "joint", "tuned")}
+    return own | {
         "spec": absolute(encoder.spec, Path()),
         "licence": ours[0].split("|")[3].strip() if ours else "see where the weights came from",
         "fingerprint": _fingerprint(encoder),
-        "precision": encoder.precision,
-        "joint": encoder.joint,
-        "tuned": encoder.tuned,
         "upsampling": way and way[1],
         "preprocessing": look,
     }
@@ -118,17 +113,14 @@ def _describe(encoder):
 def _fingerprint(encoder):
     """SHA-256 of all that features depend on but the picture."""
     scale = f"{encoder.logit_scale:.6g}" if encoder.joint else ""
-    return hashlib.sha256(
-        f"{encoder.key} {fingerprint(_network(encoder))} {scale}".encode()
-    ).hexdigest()
+    text = f"{encoder.key} {fingerprint(_network(encoder))} {scale}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _network(encoder):
     """All that lies between a picture and its features."""
-    parts = {"module": encoder.module} | (
-        {"projection": encoder.projection} if encoder.joint else {}
-    )
-    return torch.nn.ModuleDict(parts)
+    names = ["module", "projection"] if encoder.joint else ["module"]
+    return torch.nn.ModuleDict({name: getattr(encoder, name) for name in names})
 
 
 def _arrays(fitted):
@@ -212,10 +204,8 @@ class SavedClassifier:
         """
         index = _index(pictures)
         X = extract_features(self.encoder, index)
-        P, (_, distances) = (
-            self._probabilities(X),
-            pairwise_distances_argmin_min(X, self.seen, metric="cosine"),
-        )
+        P = self._probabilities(X)
+        distances = pairwise_distances_argmin_min(X, self.seen, metric="cosine")[1]
         second, first = self.classes_[np.argsort(P, axis=1, kind="stable")].T[-2:]
         told = {"path": index.path, "class": first, "probability": P.max(1), "second": second}
         table = pd.DataFrame(told | {"cosine": 1 - distances, "note": ""})

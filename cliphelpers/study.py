@@ -250,16 +250,11 @@ class Study:
     def _save_classifier(self, job):
         """Fit it on all pictures; one on a few, or a fine-tuned one, stays as it was judged."""
         question, where, seed = job
-        fold, answers = (
-            question.folds[0],
-            self.answers(**dict(zip(WHERE, (*where, seed), strict=True))),
-        )
+        asked, fold = (question.classifier, question.encoder), question.folds[0]
         rows = fold.fit if fold.shots or question.encoder.tuned else np.arange(len(self.y))
-        row = self._rows[("top-1", *where, seed)]
+        told, row = self._answers[where][seed], self._rows[("top-1", *where, seed)]
         folder = self._saved / re.sub(r"[^\w=.]+", "-", " ".join([question.method, *where[1:3]]))
-        save_classifier(
-            folder, question.classifier, question.encoder, self.index, rows, answers, row
-        )
+        save_classifier(folder, *asked, self.index, rows, told, row)
 
     def answers(self, **where):
         """The answers to one question.

@@ -293,10 +293,8 @@ DAMAGES = {
 def test_a_damaged_folder_is_one_clear_error(copied, damage, capsys):
     folder = copied("means")
     DAMAGES[damage](folder)
-    with pytest.raises(EncoderError, match="copied holds no classifier, or is damaged"):
-        ch.load_classifier(folder)
     assert main(["predict", str(folder), "new.png"]) == 1
-    assert "Traceback" not in capsys.readouterr().err
+    assert f"cliphelpers: {folder} holds no classifier, or is damaged" in capsys.readouterr().err
 
 
 def test_a_card_makes_no_python_file_run_unless_one_says_so(copied, tmp_path):
