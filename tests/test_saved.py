@@ -35,7 +35,7 @@ from cliphelpers.upsampling import with_upsampling
 
 STRENGTHS = [1.0, 1e-1, 1e-2]
 RNG = np.random.default_rng(0)
-TEXTS = normalize(RNG.normal(size=(2, 4, 32)).astype(np.float32))
+TEXTS = normalize(RNG.normal(size=(4, 32)).astype(np.float32))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,7 +56,7 @@ def tuned(clip, clip_vit):
     other = joint(load_encoder(f"clip:{clip_vit}"))
     for weight in [*other.module.parameters(), *other.projection.parameters()]:
         weight += torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) / 20
-    head = TEXTS[0].T, np.zeros(4, np.float32)
+    head = TEXTS.T, np.zeros(4, np.float32)
     return interpolate((clip, head), (other, head), 1 / 3)[0]
 
 
@@ -65,13 +65,18 @@ def timm(timm_spec):
     return load_encoder(timm_spec)
 
 
+def means_of(X, y):
+    return normalize(np.eye(4, dtype=np.float32)[y].T @ normalize(X))
+
+
 @pytest.fixture(scope="module")
 def study(fruits, clip, tuned, timm):
     index = index_images(fruits)
     study = Study("some", index, make_splits(index, ["official", "by_group"]))
-    study.ask("zero-shot", Linear(*[(text.T, 0) for text in TEXTS]), clip)
+    means = means_of(extract_features(clip, index), study.y)
+    study.ask("zero-shot", Linear((TEXTS.T, 0), (means.T, 0)), clip)
     study.ask("means", NearestMean(), clip)
-    study.ask("cached", TipAdapter(TEXTS[0], clip.logit_scale, [0.1, 3.0], [1.0, 5.0]), clip)
+    study.ask("cached", TipAdapter(TEXTS, clip.logit_scale, [0.1, 3.0], [1.0, 5.0]), clip)
     study.ask("ridge", Ridge(STRENGTHS), timm)
     study.ask("logistic", Logistic(STRENGTHS, tolerance=1e-7), timm)
     for unsaved in (raw_pixels(4), random_twin(timm), with_upsampling(clip, "bicubic", 20)):
@@ -119,14 +124,14 @@ def by_hand(method, study, clip, timm, strength):
     y, onehot = study.y, np.eye(4)[study.y]
     X = extract_features(clip, study.index)
     if method == "means":
-        means = normalize(onehot.T @ normalize(X))
-        return normalize(X) @ means.T
+        return normalize(X) @ means_of(X, y).T
     if method == "cached":
         alpha, beta = map(float, strength.split(", "))
         affinity = np.exp(-beta * (1 - cosine_similarity(X)))
-        return clip.logit_scale * normalize(X) @ TEXTS[0].T + alpha * affinity @ onehot
+        return clip.logit_scale * normalize(X) @ TEXTS.T + alpha * affinity @ onehot
     if method == "zero-shot":
-        return X @ TEXTS[int(strength.removeprefix("candidate ")) - 1].T
+        assert strength == "candidate 2"  # the first one is by chance
+        return X @ means_of(X, y).T
     X = StandardScaler().fit_transform(extract_features(timm, study.index).astype(float))
     if method == "ridge":
         return linear_model.Ridge(alpha=len(X) * float(strength)).fit(X, onehot).predict(X)
@@ -208,9 +213,8 @@ def test_what_is_far_from_all_groups_but_its_own_is_unlike_anything_seen(study, 
     groups = group_of(study.index)
     nearest = [(X[groups != own] @ one).max() for one, own in zip(X, groups, strict=True)]
     rows = np.linspace(0, len(X) - 1, 1000).astype(int)
-    assert saved.card["threshold"] == pytest.approx(
-        np.quantile(np.array(nearest)[rows], 0.01), abs=1e-3
-    )
+    least = np.quantile(np.array(nearest)[rows], 0.01)
+    assert saved.card["threshold"] == pytest.approx(least, abs=1e-6)
     noise = [draw(f"noise{seed}.png", (90, 90), seed) for seed in range(3)]
     table = saved.describe([*noise, *study.index.path[:2]])
     pictures = pd.DataFrame({"path": map(str, noise)})
@@ -378,4 +382,5 @@ def test_one_onnx_file_says_the_same(study, output, tmp_path, method):
     paths = study.index.path[::7]
     pictures = np.stack([saved.encoder.preprocess(Image.open(path)) for path in paths])
     (P,) = onnxruntime.InferenceSession(file).run(None, {"pictures": pictures})
-    np.testing.assert_allclose(P, saved.predict_proba(list(paths)), atol=1e-4)
+    # the temperature of the tiny network's nearly equal scores makes 1e-6 in them 1e-4 here
+    np.testing.assert_allclose(P, saved.predict_proba(list(paths)), atol=5e-4)
