@@ -31,6 +31,7 @@ from .evaluation import (
     top_k,
 )
 from .study import Study, in_words
+from .saved import load_classifier
 from .plots import (
     RIGHT,
     WRONG,

@@ -322,16 +322,30 @@ def fit_chosen(classifier, X, y, fold):
         accuracy = (scores.argmax(2) == y[val]).mean(1)
         best = int(accuracy.argmax())
         chosen.at_edge_ = bool(classifier.grid) and _at_edge(accuracy.reshape(classifier.grid))
-    first = 0 if isinstance(classifier, Logistic) else best  # along the path that chose
-    chosen.loose = _LOOSE
-    chosen.candidates = classifier.candidates[first : best + 1]
-    chosen.fit(X[fold.fit], y[fold.fit], classes)
-    chosen.candidates, chosen.chosen_ = chosen.candidates[-1:], f"candidate {best + 1}"
-    if classifier.grid:
-        chosen.chosen_ = ", ".join(f"{value:g}" for value in np.atleast_1d(chosen.candidates[0]))
-    if isinstance(classifier, Logistic):
-        chosen.heads_ = chosen.heads_[-1:]
+    chosen = fit_candidate(chosen, best, X[fold.fit], y[fold.fit], classes)
+    chosen.chosen_ = candidate_names(classifier)[best]
     return chosen
+
+
+def fit_candidate(classifier, number, X, y, classes):
+    """A new classifier, fitted with one of the candidates alone: the one of this number."""
+    fitted = copy.copy(classifier)
+    fitted.loose = _LOOSE
+    first = 0 if isinstance(classifier, Logistic) else number  # along the path that chose
+    fitted.candidates = classifier.candidates[first : number + 1]
+    fitted.fit(X, y, classes)
+    fitted.candidates = fitted.candidates[-1:]
+    if isinstance(classifier, Logistic):
+        fitted.heads_ = fitted.heads_[-1:]
+    return fitted
+
+
+def candidate_names(classifier):
+    """What the ``chosen_`` of :func:`fit_chosen` calls each candidate: list of str."""
+    if not classifier.grid:
+        return [f"candidate {number + 1}" for number in range(len(classifier.candidates))]
+    values = map(np.atleast_1d, classifier.candidates)
+    return [", ".join(f"{value:g}" for value in some) for some in values]
 
 
 def _at_edge(accuracy):

@@ -4,7 +4,11 @@ A question is a method (a classifier) and an encoder; it is put to every fold of
 each k and seed. The answer says of each test picture what it was taken for.
 """
 
+import re
+import shutil
+import tempfile
 import warnings
+import weakref
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, product
@@ -14,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from cliphelpers.answers import save_answers
+from cliphelpers.answers import JUDGES, save_answers
 from cliphelpers.cache import kept, key_of
 from cliphelpers.classifiers import fit_chosen
 from cliphelpers.encoders.encoder import Encoder
@@ -23,6 +27,7 @@ from cliphelpers.features import extract_features
 from cliphelpers.index import targets
 from cliphelpers.looks import group_of
 from cliphelpers.parallel import in_parallel
+from cliphelpers.saved import save_classifier
 from cliphelpers.splits import few_shot_fold, test_rows
 
 WHERE = ["split", "encoder", "features", "method", "shots", "seed"]  # what an answer is to
@@ -82,6 +87,7 @@ class _Question:
     encoder: Encoder
     folds: list
     chosen: str | None
+    few: bool
 
     @cached_property
     def rows(self):
@@ -118,6 +124,8 @@ class Study:
         self._groups = np.unique(group_of(index), return_inverse=True)[1]  # numbers sort faster
         self._asked, self._drawn, self._parts, self._answers, self._rows = [], {}, {}, {}, {}
         self._specs = {}  # of encoders, by name
+        self._judged, self._to_save, self._saved = {}, {}, Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, self._saved, ignore_errors=True)
 
     def rows(self, split):
         """Positions of the test pictures of a split, one fold after the other: int (M,)."""
@@ -151,7 +159,7 @@ class Study:
         folds = folds or [fold for some in self.splits.values() for fold in some]
         for fold, k in product(folds, self._possible(shots, folds) if shots else [None]):
             drawn = [self._draw(fold, k, seed) for seed in seeds] if k else [fold]
-            self._asked.append(_Question(method, classifier, encoder, drawn, chosen))
+            self._asked.append(_Question(method, classifier, encoder, drawn, chosen, bool(k)))
 
     def _possible(self, shots, folds):
         most = min(np.bincount(self.y[fold.fit]).min() for fold in folds)
@@ -187,6 +195,8 @@ class Study:
         answers = dict(zip(jobs, in_parallel(self._answer, jobs), strict=True))  # long ones first
         for question in asked:
             self._note(question, answers[question])
+        jobs, self._to_save = list(self._to_save.values()), {}
+        in_parallel(self._save_classifier, jobs, unit="classifier")
         return self.table()
 
     def _answer(self, question):
@@ -203,13 +213,11 @@ class Study:
                 if not place:  # the first one chooses
                     choice = {"chosen": fitted.chosen_, "at_edge": fitted.at_edge_}
                 said.append(scores.argmax(1))
-            return (
-                choice | {"predicted": np.stack(said)} | ({} if fold.shots else {"scores": scores})
-            )
+            choice["predicted"] = np.stack(said)
+            return choice if question.few else choice | {"scores": scores}
 
         rows = [(fold.train, fold.val, fold.fit, fold.test) for fold in folds]
-        few = bool(folds[0].shots)
-        parts = (4, few, type(classifier).__name__, classifier, key, self.y, rows)
+        parts = (4, question.few, type(classifier).__name__, classifier, key, self.y, rows)
         return kept("answers", parts, compute)
 
     def _note(self, question, arrays):
@@ -228,6 +236,7 @@ class Study:
             if len(parts) == len(self.splits[fold.split]):
                 parts = self._parts.pop((where, fold.seed))
                 self._complete(where, fold.seed, [part for _, part in sorted(parts.items())])
+                self._judge(question, where, fold.seed)
 
     def _complete(self, where, seed, parts):
         rows, predicted, scores, chosen, at_edge, learnt = zip(*parts, strict=True)
@@ -246,6 +255,22 @@ class Study:
         if scores is not None:
             for k in self.top[1:]:
                 self.add(f"top-{k}", top_k(scores, told.y, k), rows, seed=seed, chosen=words, **at)
+
+    def _judge(self, question, where, seed):
+        """Note a classifier to be saved, unless it was judged on as good a split before."""
+        split, name, encoder = where[0], where[1:4], question.encoder
+        best = min(self._judged.get(name, split), split, key=JUDGES.index)
+        if best != self._judged.get(name) and encoder.spec and not (question.few or encoder.preprocess.shrink):
+            self._judged[name], self._to_save[name] = split, (question, where, seed)
+
+    def _save_classifier(self, job):
+        """Fit it on all pictures; one on a few, or a fine-tuned one, stays as it was judged."""
+        question, where, seed = job
+        asked, fold = (question.classifier, question.encoder), question.folds[0]
+        rows = fold.fit if fold.shots or question.encoder.tuned else np.arange(len(self.y))
+        told, row = self._answers[where][seed], self._rows[("top-1", *where, seed)]
+        folder = self._saved / re.sub(r"[^\w=.]+", "-", " ".join([question.method, *where[1:3]]))
+        save_classifier(folder, *asked, self.index, rows, told, row)
 
     def answers(self, **where):
         """The answers to one question.
@@ -380,6 +405,9 @@ class Study:
 
         The answers go to ``<output>/answers/<name>.npz``: see :mod:`cliphelpers.answers`.
 
+        Into ``<output>/classifiers/<name>/`` go the classifiers of all questions without shots,
+        but for encoders that know nothing: see :func:`cliphelpers.saved.load_classifier`.
+
         Parameters
         ----------
         output : str or Path
@@ -396,6 +424,10 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         form = {"index": False, "float_format": "%.6f", "lineterminator": "\n"}
         self.table(every_seed=True).to_csv(folder / f"{self.name}.csv", **form)
+        classifiers = Path(output) / "classifiers" / self.name
+        shutil.rmtree(classifiers, ignore_errors=True)
+        if self._judged:
+            shutil.copytree(self._saved, classifiers)
         if curves is not None:
             names = {"experiment": self.name, "dataset": self.index.attrs["name"]}
             curves = curves.assign(**names)[CURVE_COLUMNS]

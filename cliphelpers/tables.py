@@ -50,9 +50,7 @@ def from_manifest(file):
     FileNotFoundError
         Pictures do not exist.
     """
-    table = read_table(file).drop(columns="", errors="ignore")  # pandas' numbers of rows
-    plain = [re.sub(r"[\W_]", "", name).lower() for name in table.columns]
-    table.columns = [_KNOWN_AS.get(name, name) for name in plain]
+    table = _read_manifest(file)
     if missing := {"path", "label"} - set(table.columns):
         raise ValueError(f"The manifest {file} has no column {' and '.join(sorted(missing))}")
     if odd := sorted({*set(table) - set(_COLUMNS), *table.columns[table.columns.duplicated()]}):
@@ -81,6 +79,27 @@ def from_manifest(file):
         cases = " and as ".join(", ".join(filter(None, row[1:])) for row in rows.to_numpy())
         raise ValueError(f"{file} lists {path} more than once, as {cases}")
     return table
+
+
+def listed_paths(file):
+    """Paths of the pictures that a CSV file lists, labelled or not: list of str.
+
+    Raises
+    ------
+    ValueError
+        It is no CSV file in UTF-8, or has no column of paths, or several.
+    """
+    table = _read_manifest(file)
+    if list(table.columns).count("path") != 1:
+        raise ValueError(f"{file} needs one column path, but has {', '.join(table.columns)}")
+    return [_found(os.path.dirname(file), path) for path in table.path]
+
+
+def _read_manifest(file):
+    """A manifest's cells as they are, under the names of columns that are used here."""
+    table = read_table(file).drop(columns="", errors="ignore")  # pandas' numbers of rows
+    plain = [re.sub(r"[\W_]", "", name).lower() for name in table.columns]
+    return table.set_axis([_KNOWN_AS.get(name, name) for name in plain], axis=1)
 
 
 def _found(folder, path):

@@ -1,4 +1,4 @@
-"""The command ``cliphelpers``: run, report, compare, check, download."""
+"""The command ``cliphelpers``: run, report, predict, export, compare, check, download."""
 
 import click
 
@@ -64,6 +64,42 @@ def _report(output, pdf):
     from cliphelpers.command.report import report
 
     print(report(output, pdf))
+
+
+_encoder = click.option(
+    "--encoder", metavar="TEXT",
+    help="Where the encoder's weights are now. A module: text must be given: it executes the file.",
+)  # fmt: skip
+
+
+@_commands.command("predict")
+@click.argument("folder")
+@click.argument("pictures", nargs=-1, required=True)
+@click.option(
+    "--output", default="-", metavar="FILE", help="A CSV file; by default standard output.",
+    type=click.File("w", "utf-8", errors="backslashreplace", atomic=True),
+)  # fmt: skip
+@_encoder
+def _predict(folder, pictures, output, encoder):
+    """Tell pictures by a classifier that a run has saved.
+
+    FOLDER is such as output/classifiers/STUDY/NAME; PICTURES are files, folders and CSV files.
+    """
+    from cliphelpers.command.predict import predict
+
+    predict(folder, pictures, output, encoder)
+
+
+@_commands.command("export")
+@click.argument("folder")
+@click.option("--onnx", required=True, metavar="FILE", help="The file to write.")
+@_encoder
+def _export(folder, onnx, encoder):
+    """Write a classifier that a run has saved, its encoder and all, as one ONNX file."""
+    from cliphelpers.command.export import export
+
+    export(folder, onnx, encoder)
+    click.echo(f"{onnx} takes what the encoder's preprocessing makes of pictures")
 
 
 @_commands.command("compare")

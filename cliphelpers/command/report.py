@@ -17,9 +17,9 @@ import pandas as pd
 from cliphelpers.answers import MARGIN, comparable, judge, read_answers, recommend
 from cliphelpers.command.check import check
 from cliphelpers.command.compare import RunError, read_record
-from cliphelpers.command.run import NOTEBOOKS, absolute, find_notebooks, read_defaults
+from cliphelpers.command.run import NOTEBOOKS, find_notebooks, read_defaults
 from cliphelpers.encoders.encoder import encode_batch
-from cliphelpers.encoders.load import load_encoder
+from cliphelpers.encoders.load import absolute, load_encoder
 from cliphelpers.plots import costs as plot_costs
 from cliphelpers.plots import set_style
 from cliphelpers.study import in_words

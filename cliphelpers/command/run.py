@@ -5,7 +5,6 @@ import difflib
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from traitlets.config import Config
 
 from cliphelpers.command.compare import RunError, read_record
 from cliphelpers.encoders.encoder import auto_precision, default_device
+from cliphelpers.encoders.load import absolute
 from cliphelpers.parameters import check_parameters
 from cliphelpers.progress import WARNING
 
@@ -108,25 +108,6 @@ def read_defaults(path):
     """The parameters of a notebook and their values: dict of str to value."""
     inspected = papermill.inspect_notebook(path)
     return {name: ast.literal_eval(one["default"]) for name, one in inspected.items()}
-
-
-def absolute(value, folder):
-    """Paths that exist from a folder, made absolute, since notebooks run in their own folder.
-
-    In an encoder's text only files are meant, as folders may be called like a model, and the
-    folder behind "local-dir:".
-    """
-    if isinstance(value, list):
-        return [absolute(item, folder) for item in value]
-    if not isinstance(value, str):
-        return value
-    whole = value != "" and os.path.exists(folder / value)
-    parts = [value] if whole else re.split("(^[a-z]+:local-dir:|^[a-z]+:|@)", value)
-    for number, part in enumerate(parts):
-        meant = whole or parts[number - 1].endswith("local-dir:")
-        if (os.path.exists if meant else os.path.isfile)(folder / part):
-            parts[number] = str((folder / part).resolve())
-    return "".join(parts)
 
 
 def _check(typed, defaults):

@@ -53,6 +53,8 @@ class Encoder:
         By default the GPU where there is one.
     spec : str
         The text that it was made of: see :func:`cliphelpers.encoders.load.load_encoders`.
+    tuned : bool
+        Whether its weights are others than those that ``spec`` names, as of a fine-tuned one.
 
     Raises
     ------
@@ -73,6 +75,7 @@ class Encoder:
     precision: str = "fp32"
     device: str = field(default_factory=lambda: default_device())
     spec: str = ""
+    tuned: bool = False
 
     def __post_init__(self):
         if self.precision == "auto":

@@ -163,6 +163,25 @@ def load_clips(specs, precision="fp32", joint=False):
     return [joint_encoder(clip) for clip in loaded] if joint else loaded
 
 
+def absolute(value, folder):
+    """Paths that exist from a folder, made absolute, since notebooks run in their own folder.
+
+    In an encoder's text only files are meant, as folders may be called like a model, and the
+    folder behind "local-dir:".
+    """
+    if isinstance(value, list):
+        return [absolute(item, folder) for item in value]
+    if not isinstance(value, str):
+        return value
+    whole = value != "" and os.path.exists(folder / value)
+    parts = [value] if whole else re.split("(^[a-z]+:local-dir:|^[a-z]+:|@)", value)
+    for number, part in enumerate(parts):
+        meant = whole or parts[number - 1].endswith("local-dir:")
+        if (os.path.exists if meant else os.path.isfile)(folder / part):
+            parts[number] = str((folder / part).resolve())
+    return "".join(parts)
+
+
 def _load_module(rest):
     name, _, file = rest.partition("@")
     path = Path(name)

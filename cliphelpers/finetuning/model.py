@@ -42,7 +42,7 @@ class Model(nn.Module):
     def parts(self):
         """The encoder of these weights and the head (W, b), or None."""
         projection = self.projection or self.encoder.projection
-        encoder = replace(self.encoder, module=self.tower, projection=projection)
+        encoder = replace(self.encoder, module=self.tower, projection=projection, tuned=True)
         head = self.head and self.head.requires_grad_(False)
         return encoder, head and (head.weight.T.numpy(), head.bias.numpy())
 

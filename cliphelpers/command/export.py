@@ -1,0 +1,69 @@
+"""A classifier that a run has saved, as one ONNX file for other programs."""
+
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from cliphelpers.classifiers import Linear, NearestMean
+from cliphelpers.encoders.encoder import EncoderError
+from cliphelpers.encoders.weights import explained
+from cliphelpers.saved import load_classifier
+
+
+class Whole(nn.Module):
+    """Preprocessed pictures, uint8 (B, size, size, 3) -> probabilities, float (B, C)."""
+
+    def __init__(self, saved):
+        super().__init__()
+        encoder, head = saved.encoder, saved.head
+        self.module, self.scale = encoder.module, encoder.logit_scale
+        self.projection = encoder.projection if encoder.joint else None
+        self.cosine = isinstance(head, NearestMean)
+        W, b = (head.means_.T, 0) if self.cosine else head.heads_[0]
+        look, T = encoder.preprocess, saved.card["temperature"]
+        numbers = {"mean": look.mean, "std": look.std, "W": W / T, "b": b / T}
+        for name, value in numbers.items():
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float32))
+
+    def forward(self, pictures):
+        batch = (pictures.float() / 255 - self.mean) / self.std
+        X = self.module(batch.permute(0, 3, 1, 2))
+        X = self.scale * normalize(self.projection(X)) if self.projection else X
+        X = normalize(X) if self.cosine else X
+        return torch.softmax(X @ self.W + self.b, dim=1)
+
+
+def export(folder, file, encoder=None):
+    """Write encoder, head and calibration as one ONNX file.
+
+    Its input ``pictures`` is uint8 (B, size, size, 3), what ``classifier.encoder.preprocess`` makes
+    of pictures (``preprocessing`` in ``card.json`` says how), its output ``probabilities`` float32
+    (B, C), for any B. It computes in 32 bits.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of the classifier.
+    file : str or Path
+    encoder : str, optional
+        See :func:`cliphelpers.saved.load_classifier`.
+
+    Raises
+    ------
+    EncoderError
+        The classifier cannot be loaded, is no linear one and none of class means, or cannot be
+        said in ONNX; or the packages of the extra ``onnx`` are missing.
+    """
+    saved = load_classifier(folder, encoder)
+    if not isinstance(saved.head, (Linear, NearestMean)):
+        kind = type(saved.head).__name__
+        raise EncoderError(f"{folder} is a {kind}: only linear heads and class means are exported")
+    side, device = saved.encoder.preprocess.size, saved.encoder.device
+    pictures = torch.zeros(2, side, side, 3, dtype=torch.uint8, device=device)
+    fault = "No ONNX file could be made. It takes packages: pip install 'cliphelpers[onnx]'"
+    with explained(fault), torch.inference_mode():
+        torch.onnx.export(
+            Whole(saved).eval().to(device), (pictures,), file, dynamo=True, external_data=False,
+            input_names=["pictures"], output_names=["probabilities"],
+            dynamic_shapes=[{0: torch.export.Dim("batch")}], verbose=False,
+        )  # fmt: skip

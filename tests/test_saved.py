@@ -1,0 +1,386 @@
+"""Classifiers that a study saves, loaded again: the same answers; damaged files are refused."""
+
+import hashlib
+import json
+import pickle
+import shutil
+from collections import Counter
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.numpy
+import torch
+from PIL import Image
+from scipy.special import log_softmax, softmax
+from sklearn import linear_model
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.preprocessing import StandardScaler
+
+import cliphelpers as ch
+from cliphelpers.classifiers import Linear, Logistic, NearestMean, Ridge, TipAdapter
+from cliphelpers.command import main
+from cliphelpers.encoders.encoder import EncoderError, joint, normalize, random_twin, raw_pixels
+from cliphelpers.encoders.load import load_encoder
+from cliphelpers.features import extract_features
+from cliphelpers.finetuning.model import interpolate
+from cliphelpers.images import ImageError
+from cliphelpers.index import classes, index_images
+from cliphelpers.looks import group_of
+from cliphelpers.splits import few_shot_fold, make_splits
+from cliphelpers.study import Study
+from cliphelpers.upsampling import with_upsampling
+
+STRENGTHS = [1.0, 1e-1, 1e-2]
+RNG = np.random.default_rng(0)
+TEXTS = normalize(RNG.normal(size=(4, 32)).astype(np.float32))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPHELPERS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def clip(clip_vit):
+    return joint(load_encoder(f"clip:{clip_vit}"))
+
+
+@pytest.fixture(scope="module")
+def tuned(clip, clip_vit):
+    """The same CLIP with other weights, a third of the way to another one's."""
+    other = joint(load_encoder(f"clip:{clip_vit}"))
+    for weight in [*other.module.parameters(), *other.projection.parameters()]:
+        weight += torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) / 20
+    head = TEXTS.T, np.zeros(4, np.float32)
+    return interpolate((clip, head), (other, head), 1 / 3)[0]
+
+
+@pytest.fixture(scope="module")
+def timm(timm_spec):
+    return load_encoder(timm_spec)
+
+
+def means_of(X, y):
+    return normalize(np.eye(4, dtype=np.float32)[y].T @ normalize(X))
+
+
+@pytest.fixture(scope="module")
+def study(fruits, clip, tuned, timm):
+    index = index_images(fruits)
+    study = Study("some", index, make_splits(index, ["official", "by_group"]))
+    means = means_of(extract_features(clip, index), study.y)
+    study.ask("zero-shot", Linear((TEXTS.T, 0), (means.T, 0)), clip)
+    study.ask("means", NearestMean(), clip)
+    study.ask("cached", TipAdapter(TEXTS, clip.logit_scale, [0.1, 3.0], [1.0, 5.0]), clip)
+    study.ask("ridge", Ridge(STRENGTHS), timm)
+    study.ask("logistic", Logistic(STRENGTHS, tolerance=1e-7), timm)
+    for unsaved in (raw_pixels(4), random_twin(timm), with_upsampling(clip, "bicubic", 20)):
+        study.ask("unsaved", NearestMean(), unsaved)
+    study.ask("unsaved", NearestMean(), clip, shots=[1])
+    study.ask("enlarged", NearestMean(), with_upsampling(timm, "lanczos"))
+    for folds in study.splits.values():
+        for fold in folds:
+            few = few_shot_fold(index, fold, 2, 0, refit=False)
+            study.ask("tuned means", NearestMean(), tuned, [few])
+    study.run()
+    return study
+
+
+@pytest.fixture(scope="module")
+def output(study, tmp_path_factory):
+    output = tmp_path_factory.mktemp("output")
+    (output / "classifiers" / "some" / "of an earlier run").mkdir(parents=True)
+    study.save(output)
+    return output
+
+
+def folder_of(output, method):
+    (folder,) = (output / "classifiers" / "some").glob(f"{method}-*")
+    return folder
+
+
+@pytest.fixture
+def copied(output, tmp_path):
+    """A function that copies the folder of a method, to be damaged."""
+    return lambda method: Path(shutil.copytree(folder_of(output, method), tmp_path / "copied"))
+
+
+def test_saved_is_what_was_asked_of_encoders_that_learnt_something(output):
+    methods = [folder.name.split("-")[0] for folder in (output / "classifiers" / "some").iterdir()]
+    expected = ["cached", "enlarged", "logistic", "means", "ridge", "tuned", "zero"]
+    assert sorted(methods) == expected
+
+
+# ------------------------------------------------------------------------------- the same answers
+
+
+def by_hand(method, study, clip, timm, strength):
+    """Scores of a head that is fitted on all pictures, without this package's classifiers."""
+    y, onehot = study.y, np.eye(4)[study.y]
+    X = extract_features(clip, study.index)
+    if method == "means":
+        return normalize(X) @ means_of(X, y).T
+    if method == "cached":
+        alpha, beta = map(float, strength.split(", "))
+        affinity = np.exp(-beta * (1 - cosine_similarity(X)))
+        return clip.logit_scale * normalize(X) @ TEXTS.T + alpha * affinity @ onehot
+    if method == "zero-shot":
+        assert strength == "candidate 2"  # the first one is by chance
+        return X @ means_of(X, y).T
+    X = StandardScaler().fit_transform(extract_features(timm, study.index).astype(float))
+    if method == "ridge":
+        return linear_model.Ridge(alpha=len(X) * float(strength)).fit(X, onehot).predict(X)
+    C = 1 / (len(X) * float(strength))
+    fitted = linear_model.LogisticRegression(C=C, tol=1e-8, max_iter=10_000).fit(X, y)
+    return fitted.decision_function(X)
+
+
+@pytest.mark.parametrize("method", ["zero-shot", "means", "cached", "ridge", "logistic"])
+def test_probabilities_are_those_of_a_head_fitted_by_hand_on_all_pictures(
+    study, output, clip, timm, method
+):
+    saved = ch.load_classifier(folder_of(output, method))
+    told = study.answers(split="by_group", method=method, shots=None)
+    chosen = Counter(told.chosen).most_common()
+    assert chosen[0][0] in (None, saved.card["chosen"]) or chosen[0][1] == chosen[1][1]
+    scores = by_hand(method, study, clip, timm, saved.card["chosen"])
+    expected = softmax(scores / saved.card["temperature"], axis=1)
+    P = saved.predict_proba(study.index)
+    np.testing.assert_allclose(P, expected, atol=2e-3)
+    np.testing.assert_array_equal(saved.classes_, classes(study.index))
+    np.testing.assert_array_equal(saved.predict(study.index), saved.classes_[P.argmax(1)])
+    paths = [Path(path) for path in study.index.path[::-1]]
+    np.testing.assert_array_equal(saved.predict_proba(paths), P[::-1])
+
+
+@pytest.mark.parametrize("method", ["zero-shot", "ridge", "tuned-means"])
+def test_card_says_how_good_it_was_on_whole_groups_held_out(study, output, method):
+    card = json.loads((folder_of(output, method) / "card.json").read_text(encoding="utf-8"))
+    row = study.table(split="by_group", method=method.replace("d-m", "d m"), metric="top-1")
+    names = ["split", "n", "value", "low", "high", "balanced"]
+    assert card["judged"] == row.iloc[0][names].to_dict()
+    told = study.answers(split="by_group", method=card["method"])
+    losses = [
+        -log_softmax(told.scores / (card["temperature"] * factor), 1)[
+            np.arange(len(told.y)), told.y
+        ].mean()
+        for factor in (1, 1.05, 0.95)
+    ]
+    assert losses[0] < min(losses) + 1e-6
+    assert card["names"][0] == "red apple" and card["licence"] == "see where the weights came from"
+
+
+def test_card_says_where_relative_weights_lie_and_their_licence(study, tmp_path, monkeypatch):
+    root = Path(__file__).parents[1]
+    monkeypatch.chdir(root / "notebooks")
+    file = "data/weights/tf_efficientnet_lite0.safetensors"
+    encoder = load_encoder(f"timm:tf_efficientnet_lite0@../{file}")
+    index = study.index.iloc[::4].reset_index(drop=True)
+    small = Study("small", index, make_splits(index, ["by_group"]))
+    small.ask("means", NearestMean(), encoder)
+    small.run()
+    small.save(tmp_path)
+    (folder,) = (tmp_path / "classifiers" / "small").iterdir()
+    monkeypatch.chdir(tmp_path)
+    saved = ch.load_classifier(folder)
+    assert saved.card["spec"] == f"timm:tf_efficientnet_lite0@{root / file}"
+    assert "Apache-2.0" in saved.card["licence"]
+
+
+def test_a_fine_tuned_encoder_takes_its_weights_along(study, output, tuned, clip):
+    folder = folder_of(output, "tuned-means")
+    saved = ch.load_classifier(folder)
+    last = few_shot_fold(study.index, study.splits["by_group"][-1], 2, 0, refit=False)
+    X = extract_features(tuned, study.index)
+    means = normalize(np.eye(4)[study.y[last.fit]].T @ normalize(X[last.fit]))
+    expected = softmax(normalize(X) @ means.T / saved.card["temperature"], axis=1)
+    np.testing.assert_allclose(saved.predict_proba(study.index), expected, atol=1e-3)
+    assert saved.card["pictures"] == len(last.fit)
+    plain = softmax(
+        normalize(extract_features(clip, study.index)) @ means.T / saved.card["temperature"], axis=1
+    )
+    assert np.abs(plain - expected).max() > 0.01
+
+
+def test_what_is_far_from_all_groups_but_its_own_is_unlike_anything_seen(study, output, clip, draw):
+    saved = ch.load_classifier(folder_of(output, "means"))
+    X = normalize(extract_features(clip, study.index))
+    groups = group_of(study.index)
+    nearest = [(X[groups != own] @ one).max() for one, own in zip(X, groups, strict=True)]
+    rows = np.linspace(0, len(X) - 1, 1000).astype(int)
+    least = np.quantile(np.array(nearest)[rows], 0.01)
+    assert saved.card["threshold"] == pytest.approx(least, abs=1e-6)
+    noise = [draw(f"noise{seed}.png", (90, 90), seed) for seed in range(3)]
+    table = saved.describe([*noise, *study.index.path[:2]])
+    pictures = pd.DataFrame({"path": map(str, noise)})
+    cosines = (normalize(extract_features(clip, pictures)) @ X.T).max(1)
+    np.testing.assert_allclose(table.cosine, [*cosines, 1, 1], atol=1e-3)
+    unlike = table.note == "unlike anything seen"
+    np.testing.assert_array_equal(unlike, table.cosine < saved.card["threshold"])
+    assert not unlike[3:].any() and set(table.note) <= {"unlike anything seen", ""}
+
+
+# ------------------------------------------------------------------------------- refused
+
+
+def test_other_weights_are_refused_but_not_the_same_elsewhere(output, clip_vit, clip_rn, tmp_path):
+    folder = folder_of(output, "zero-shot")
+    with pytest.raises(EncoderError, match=f"{clip_rn} is not the encoder of .*zero-shot"):
+        ch.load_classifier(folder, f"clip:{clip_rn}")
+    state = torch.load(clip_vit, weights_only=True)
+    state["visual.proj"] = state["visual.proj"] * 1.1
+    torch.save(state, tmp_path / "changed.pt")
+    with pytest.raises(EncoderError, match="changed.pt is not the encoder of"):
+        ch.load_classifier(folder, f"clip:{tmp_path / 'changed.pt'}")
+    moved = shutil.copy(clip_vit, tmp_path / "moved.pt")
+    ch.load_classifier(folder, f"clip:{moved}")
+
+
+def set_card(folder, **changes):
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card | changes))
+
+
+def set_arrays(folder, **changes):
+    """Tampering by somebody who sets the card's digest right, too."""
+    file = folder / "weights.safetensors"
+    arrays = safetensors.numpy.load_file(file) | changes
+    safetensors.numpy.save_file({k: v for k, v in arrays.items() if v is not None}, file)
+    set_card(folder, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+def flip(folder):
+    content = bytearray((folder / "weights.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "weights.safetensors").write_bytes(content)
+
+
+class Evil:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('executed')",)
+
+
+def pickled(folder):
+    file = folder / "weights.safetensors"
+    file.write_bytes(pickle.dumps({"W": Evil()}))
+    set_card(folder, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+DAMAGES = {
+    "no folder": shutil.rmtree,
+    "no weights": lambda folder: (folder / "weights.safetensors").unlink(),
+    "one bit": flip,
+    "pickled code": pickled,
+    "no JSON": lambda folder: (folder / "card.json").write_text("{"),
+    "no dict": lambda folder: (folder / "card.json").write_text("[]"),
+    "no key": lambda folder: (folder / "card.json").write_text("{}"),
+    "no means": lambda folder: set_arrays(folder, means_=None),
+    "no pictures": lambda folder: set_arrays(folder, seen=None),
+    "NaN": lambda folder: set_arrays(folder, means_=np.full((4, 32), np.nan, np.float32)),
+    "NaN among pictures": lambda folder: set_arrays(folder, seen=np.full((9, 32), np.nan)),
+    "another length": lambda folder: set_arrays(folder, means_=np.ones((4, 31), np.float32)),
+    "fewer classes": lambda folder: set_arrays(folder, means_=np.ones((3, 32), np.float32)),
+    "one class twice": lambda folder: set_card(folder, classes=["a", "a", "b", "c"]),
+    "a temperature of text": lambda folder: set_card(folder, temperature="os.system('x')"),
+    "a threshold of none": lambda folder: set_card(folder, threshold=None),
+    "an unknown kind": lambda folder: set_card(folder, head={"kind": "os"}),
+    "methods replaced": lambda folder: set_card(folder, head={"kind": "NearestMean", "scores": 1}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_one_clear_error(copied, damage, capsys):
+    folder = copied("means")
+    DAMAGES[damage](folder)
+    assert main(["predict", str(folder), "new.png"]) == 1
+    assert f"cliphelpers: {folder} holds no classifier, or is damaged" in capsys.readouterr().err
+
+
+def test_a_card_makes_no_python_file_run_unless_one_says_so(copied, tmp_path):
+    folder, file = copied("means"), tmp_path / "mine.py"
+    file.write_text("raise RuntimeError('executed')")
+    set_card(folder, spec=f"module:{file}")
+    with pytest.raises(EncoderError, match="executes that Python file: if you trust it"):
+        ch.load_classifier(folder)
+    with pytest.raises(RuntimeError, match="executed"):
+        ch.load_classifier(folder, f"module:{file}")
+
+
+def test_unreadable_pictures_are_named(output, tmp_path):
+    saved = ch.load_classifier(folder_of(output, "means"))
+    (tmp_path / "bad.png").write_text("no picture")
+    with pytest.raises(ImageError, match="bad.png"):
+        saved.predict(tmp_path / "bad.png")
+
+
+# ------------------------------------------------------------------------------- the command
+
+
+def test_predict_writes_a_row_for_each_picture_of_files_folders_and_lists(
+    study, output, tmp_path, capsys, monkeypatch
+):
+    folder, old = folder_of(output, "means"), list(study.index.path[:6])
+    pictures = tmp_path / "new"
+    (pictures / "deeper").mkdir(parents=True)
+    shutil.copy(old[0], pictures / "deeper" / "a.jpg")
+    (pictures / "bad.jpg").write_text("no picture")
+    pd.DataFrame({"File name": old[1:3], "note": "x"}).to_csv(tmp_path / "list.csv", index=False)
+    places = [str(pictures), str(tmp_path / "list.csv"), old[4], old[4], str(tmp_path / "gone.png")]
+    assert main(["predict", str(folder), *places]) == 0
+    table = pd.read_csv(StringIO(capsys.readouterr().out), keep_default_na=False)
+    names = ["path", "class", "probability", "second", "cosine", "note"]
+    assert list(table.columns) == names
+    expected = [pictures / "bad.jpg", pictures / "deeper" / "a.jpg", *old[1:3], old[4], old[4]]
+    assert list(table.path) == [*map(str, expected), str(tmp_path / "gone.png")]
+    assert list(table.note[[0, 6]]) == ["the file is no picture", "No such file or directory"]
+    assert (table["class"][[0, 6]] == "").all() and (table.note[1:6] == "").all()
+
+    saved = ch.load_classifier(folder)
+    P = saved.predict_proba(table.path[1:6].to_list())
+    order = np.argsort(-P, axis=1)
+    np.testing.assert_array_equal(table["class"][1:6], saved.classes_[order[:, 0]])
+    np.testing.assert_array_equal(table.second[1:6], saved.classes_[order[:, 1]])
+    np.testing.assert_allclose(table.probability[1:6].astype(float), P.max(1), atol=1e-4)
+
+    monkeypatch.setattr("cliphelpers.features.encode_batch", None)  # all is known by now
+    assert main(["predict", str(folder), *places, "--output", str(tmp_path / "out.csv")]) == 0
+    again = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(again, table)
+
+
+@pytest.mark.parametrize("content", ["label\nx\n", "path,file\na,b\n"])
+def test_a_list_without_one_column_of_paths_is_refused(output, tmp_path, capsys, content):
+    (tmp_path / "list.csv").write_text(content)
+    folder = str(folder_of(output, "means"))
+    assert main(["predict", folder, str(tmp_path / "list.csv")]) == 1
+    assert "list.csv needs one column path" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", folder, str(tmp_path / "empty")]) == 1
+    assert "There are no pictures in" in capsys.readouterr().err
+
+
+def test_only_linear_heads_and_class_means_are_exported(output, tmp_path, capsys):
+    file = tmp_path / "file.onnx"
+    assert main(["export", str(folder_of(output, "cached")), "--onnx", str(file)]) == 1
+    assert "is a TipAdapter: only linear heads and class means" in capsys.readouterr().err
+    assert not file.exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+@pytest.mark.parametrize("method", ["zero-shot", "tuned-means", "ridge"])
+def test_one_onnx_file_says_the_same(study, output, tmp_path, method):
+    pytest.importorskip("onnx"), pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    folder, file = folder_of(output, method), tmp_path / "file.onnx"
+    assert main(["export", str(folder), "--onnx", str(file)]) == 0
+    saved = ch.load_classifier(folder)
+    paths = study.index.path[::7]
+    pictures = np.stack([saved.encoder.preprocess(Image.open(path)) for path in paths])
+    (P,) = onnxruntime.InferenceSession(file).run(None, {"pictures": pictures})
+    # the temperature of the tiny network's nearly equal scores makes 1e-6 in them 1e-4 here
+    np.testing.assert_allclose(P, saved.predict_proba(list(paths)), atol=5e-4)
