@@ -260,7 +260,8 @@ class Study:
         """Note a classifier to be saved, unless it was judged on as good a split before."""
         split, name, encoder = where[0], where[1:4], question.encoder
         best = min(self._judged.get(name, split), split, key=JUDGES.index)
-        if best != self._judged.get(name) and encoder.spec and not (question.few or encoder.preprocess.shrink):
+        wanted = encoder.spec and not (question.few or encoder.preprocess.shrink)
+        if wanted and best != self._judged.get(name):
             self._judged[name], self._to_save[name] = split, (question, where, seed)
 
     def _save_classifier(self, job):
