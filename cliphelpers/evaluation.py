@@ -111,7 +111,9 @@ def fit_temperature(scores, y):
     """The temperature T at which ``softmax(scores / T)`` is most likely to be right.
 
     It minimises the mean cross-entropy (Guo et al., On calibration of modern neural networks, 2017,
-    section 4.2). Give it scores of pictures that the classifier has not learnt from.
+    section 4.2) to Platt's targets, (N + 1) / (N + 2) for the right class (Probabilistic outputs
+    for support vector machines, 1999, section 2.2): so N right answers are no certainty. Give it
+    scores of pictures that the classifier has not learnt from.
 
     Parameters
     ----------
@@ -123,13 +125,16 @@ def fit_temperature(scores, y):
     float
         Between exp(-10) and exp(10); 1 if there are no pictures.
     """
-    scores = np.asarray(scores, float)
     if not len(y):
         return 1.0
+    scores, target = np.asarray(scores, float), (len(y) + 1) / (len(y) + 2)
+    right = scores[np.arange(len(y)), y]
+    others = (scores.sum(1) - right) / (scores.shape[1] - 1)
+    wanted = target * right + (1 - target) * others
 
     def loss(log_temperature):
-        logits = scores / np.exp(log_temperature)
-        return (special.logsumexp(logits, 1) - logits[np.arange(len(y)), y]).mean()
+        factor = np.exp(-log_temperature)
+        return (special.logsumexp(factor * scores, 1) - factor * wanted).mean()
 
     return float(np.exp(optimize.minimize_scalar(loss, bounds=(-10, 10), method="bounded").x))
 

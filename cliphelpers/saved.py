@@ -27,7 +27,7 @@ from cliphelpers.encoders.load import absolute, load_encoder
 from cliphelpers.encoders.weights import explained
 from cliphelpers.evaluation import fit_temperature
 from cliphelpers.features import extract_features
-from cliphelpers.index import classes, prompt_names, targets
+from cliphelpers.index import classes, targets
 from cliphelpers.looks import group_of
 from cliphelpers.upsampling import with_upsampling
 
@@ -41,7 +41,7 @@ _FORMAT = "1"  # part of the key of what is kept: raise it when the fit on all p
 # ------------------------------------------------------------------------------- saving
 
 
-def save_classifier(folder, classifier, encoder, index, rows, answers, row):
+def save_classifier(folder, classifier, encoder, index, words, rows, answers, row):
     """Fit a classifier with the candidate that most folds chose, and write it into a folder.
 
     Parameters
@@ -51,6 +51,7 @@ def save_classifier(folder, classifier, encoder, index, rows, answers, row):
     encoder : Encoder
         With a ``spec``.
     index : DataFrame
+    words : list of str, length C
     rows : int array, shape (M,)
         Positions of the pictures to fit it on.
     answers : Answers
@@ -76,7 +77,7 @@ def save_classifier(folder, classifier, encoder, index, rows, answers, row):
     card = {key: row[key] for key in ("experiment", "dataset", "method", "encoder", "features")}
     card |= _describe(encoder) | {
         "classes": labels,
-        "names": prompt_names(labels, *_DATA.glob("prompt_names.csv")),
+        "names": words,
         "pictures": len(rows),
         "chosen": names[best] if len(names) > 1 else row["chosen"],
         "judged": {key: row[key] for key in ("split", "n", "value", "low", "high", "balanced")},

@@ -24,7 +24,7 @@ from cliphelpers.classifiers import fit_chosen
 from cliphelpers.encoders.encoder import Encoder
 from cliphelpers.evaluation import LEVEL, fit_temperature, holm, interval, top_k
 from cliphelpers.features import extract_features
-from cliphelpers.index import targets
+from cliphelpers.index import classes, prompt_names, targets
 from cliphelpers.looks import group_of
 from cliphelpers.parallel import in_parallel
 from cliphelpers.saved import save_classifier
@@ -118,8 +118,9 @@ class Study:
         Class numbers of the index's pictures.
     """
 
-    def __init__(self, name, index, splits, top=(1,)):
+    def __init__(self, name, index, splits, top=(1,), words=None):
         self.name, self.index, self.splits, self.y = name, index, splits, targets(index)
+        self.words = words or prompt_names(classes(index))
         self.top = [k for k in top if k <= self.y.max()]
         self._groups = np.unique(group_of(index), return_inverse=True)[1]  # numbers sort faster
         self._asked, self._drawn, self._parts, self._answers, self._rows = [], {}, {}, {}, {}
@@ -271,7 +272,7 @@ class Study:
         rows = fold.fit if fold.shots or question.encoder.tuned else np.arange(len(self.y))
         told, row = self._answers[where][seed], self._rows[("top-1", *where, seed)]
         folder = self._saved / re.sub(r"[^\w=.]+", "-", " ".join([question.method, *where[1:3]]))
-        save_classifier(folder, *asked, self.index, rows, told, row)
+        save_classifier(folder, *asked, self.index, self.words, rows, told, row)
 
     def answers(self, **where):
         """The answers to one question.

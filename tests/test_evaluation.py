@@ -385,6 +385,14 @@ def test_no_mistakes_are_no_confusions():
     assert table.empty and list(table.columns) == ["true", "predicted", "share", "pictures"]
 
 
+@pytest.mark.parametrize("count", [5, 100])
+def test_answers_that_are_all_right_are_no_certainty(count):
+    y = np.arange(count) % 3
+    temperature = fit_temperature(2 * np.eye(3)[y], y)
+    chance = np.exp(2 / temperature) / (np.exp(2 / temperature) + 2)
+    assert chance == pytest.approx((count + 1) / (count + 2), abs=1e-4)  # Laplace's rule
+
+
 @pytest.mark.parametrize("factor", [0.1, 1, 7])
 def test_the_temperature_that_scores_were_multiplied_by_is_found(factor):
     rng = np.random.default_rng(0)

@@ -172,7 +172,7 @@ def test_card_says_how_good_it_was_on_whole_groups_held_out(study, output, metho
         for factor in (1, 1.05, 0.95)
     ]
     assert losses[0] < min(losses) + 1e-6
-    assert card["names"][0] == "red apple" and card["licence"] == "see where the weights came from"
+    assert card["names"][0] == "apple red" and card["licence"] == "see where the weights came from"
 
 
 def test_card_says_where_relative_weights_lie_and_their_licence(study, tmp_path, monkeypatch):

@@ -95,4 +95,5 @@ def interpolate(start, end, alpha):
     for name, value in model.state_dict().items():
         if value.is_floating_point():
             value.copy_((1 - alpha) * value + alpha * other[name])
-    return model.parts()
+    encoder, head = model.parts()
+    return replace(encoder, spec=""), head  # no text names it, and no run saves it
