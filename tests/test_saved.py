@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 from collections import Counter
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def tuned(clip, clip_vit):
     for weight in [*other.module.parameters(), *other.projection.parameters()]:
         weight += torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) / 20
     head = TEXTS.T, np.zeros(4, np.float32)
-    return interpolate((clip, head), (other, head), 1 / 3)[0]
+    return replace(interpolate((clip, head), (other, head), 1 / 3)[0], spec=clip.spec)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,13 @@ def study(fruits, clip, tuned, timm):
     study.ask("cached", TipAdapter(TEXTS, clip.logit_scale, [0.1, 3.0], [1.0, 5.0]), clip)
     study.ask("ridge", Ridge(STRENGTHS), timm)
     study.ask("logistic", Logistic(STRENGTHS, tolerance=1e-7), timm)
-    for unsaved in (raw_pixels(4), random_twin(timm), with_upsampling(clip, "bicubic", 20)):
+    between = interpolate((clip, None), (tuned, None), 0.5)[0]
+    for unsaved in (
+        raw_pixels(4),
+        random_twin(timm),
+        with_upsampling(clip, "bicubic", 20),
+        between,
+    ):
         study.ask("unsaved", NearestMean(), unsaved)
     study.ask("unsaved", NearestMean(), clip, shots=[1])
     study.ask("enlarged", NearestMean(), with_upsampling(timm, "lanczos"))
@@ -171,7 +178,7 @@ def test_card_says_how_good_it_was_on_whole_groups_held_out(study, output, metho
         ].mean()
         for factor in (1, 1.05, 0.95)
     ]
-    assert losses[0] < min(losses) + 1e-6
+    assert losses[0] < min(losses) + 0.01  # Platt's targets, of 72 pictures, move it a little
     assert card["names"][0] == "apple red" and card["licence"] == "see where the weights came from"
 
 
