@@ -22,7 +22,6 @@ from cliphelpers.encoders.encoder import encode_batch
 from cliphelpers.encoders.load import absolute, load_encoder
 from cliphelpers.plots import costs as plot_costs
 from cliphelpers.plots import set_style
-from cliphelpers.study import in_words
 
 COSTS = ["milliseconds", "parameters", "megabytes", "numbers"]
 _BATCH = 16
@@ -87,7 +86,7 @@ def report(output, pdf=False):
         "table": _table(rows, costs),
         "picture": _figure(own, found, output) if found else None,
         "troubles": _troubles(record),
-        "files": [path.as_posix() for path in sorted(output.glob("pics/*.jpg"))],
+        "files": [path.resolve().as_posix() for path in sorted(output.glob("pics/*.jpg"))],
         "notebooks": _notebooks(output),
         "command": _command(record, done),
     }
@@ -108,7 +107,8 @@ def _pdf(page, output):
 
 def _pairs(ways, split):
     """Ridge at random and on the split that decides, the most flattered first: pairs of ways."""
-    at = {(way.split, way.encoder): way for way in ways if way.method == "ridge" and not way.shots}
+    own = [way for way in ways if way.method == "ridge" and not way.shots and way.spec]
+    at = {(way.split, way.encoder): way for way in own}
     both = [name for where, name in at if where == "random" and (split, name) in at]
     pairs = [(at["random", name], at[split, name]) for name in both if split != "random"]
     return sorted(pairs, key=lambda pair: pair[1].right.mean() - pair[0].right.mean())
@@ -156,10 +156,15 @@ def _table(rows, costs):
     rows = rows[(rows.shots.isna() | tuned) & ~rows.experiment.str.startswith("07")]
     few = [f"{k:.0f} a class" if k > 0 else "all" for k in rows.shots]
     rows = rows.assign(learnt=np.where(rows.method == "zero-shot", "none", few))
-    rows = rows.assign(told=[f"{in_words(row)}, {row.balanced:.1%}" for row in rows.itertuples()])
+    shares = 100 * rows[["value", "low", "high", "balanced"]]
+    rows = rows.assign(
+        told=["{:.1f} ({:.1f} to {:.1f}) {:.1f}".format(*row) for row in shares.values]
+    )
     key = ["encoder", "method", "learnt"]
-    table = rows.drop_duplicates([*key, "split"], keep="last").pivot(
-        index=key, columns="split", values="told"
+    table = (
+        rows.sort_values("n")
+        .drop_duplicates([*key, "split"], keep="last")
+        .pivot(index=key, columns="split", values="told")
     )
     table = table.reset_index().merge(costs, "left", "encoder")
     table = table.sort_values(["milliseconds", "encoder", "method"], kind="stable")
@@ -174,7 +179,7 @@ def _figure(own, found, output):
     path = output / "pics" / "accuracy-and-cost.jpg"
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path)
-    return path.as_posix()
+    return path.resolve().as_posix()
 
 
 def _uri(path):
