@@ -46,9 +46,6 @@ def text_weights(encoder, names, templates):
     return normalize(embeddings.reshape(len(templates), len(names), -1).mean(0))
 
 
-_LOOSE = 10
-
-
 class Linear:
     """Heads that are known already, such as those from texts: ``fit`` learns nothing.
 
@@ -219,7 +216,7 @@ class Logistic(Linear):
         A candidate did not come as near: more steps than 3,000, or float32 is too coarse.
     """
 
-    learns, loose = True, 1  # how many times the tolerance on the way to the last candidate
+    learns, chosen_along = True, False  # whether only the last candidate counts
 
     def __init__(self, strengths, prior=None, standardize=True, tolerance=1e-4):
         self.candidates = _strengths(strengths)
@@ -257,8 +254,9 @@ class Logistic(Linear):
         flat, self.heads_, last = np.zeros(size + classes), [], np.zeros(size + classes)
         options = {"maxiter": 3000, "maxfun": 10_000, "gtol": 0, "ftol": 0}
         for strength in self.candidates:
-            loose = 1 if strength == self.candidates[-1] else self.loose
-            wanted = 2 * min(strength, 1 / classes) * self.tolerance * loose
+            on_the_way = self.chosen_along and strength != self.candidates[-1]
+            tolerance = _loosely(self.tolerance) if on_the_way else self.tolerance
+            wanted = 2 * min(strength, 1 / classes) * tolerance
             found = scipy.optimize.minimize(
                 loss_and_gradient, flat, (strength,), "L-BFGS-B",
                 jac=True, callback=stop, options=options,
@@ -271,6 +269,10 @@ class Logistic(Linear):
             W = (prior + free[:size].reshape(-1, classes)) / std[:, None]
             self.heads_.append((W, free[size:] - mean @ W))
         return self
+
+
+def _loosely(tolerance):
+    return max(tolerance, min(10 * tolerance, 1e-3))
 
 
 def _strengths(strengths):
@@ -302,8 +304,8 @@ def fit_chosen(classifier, X, y, fold):
     fold : Fold
         All candidates are fitted on its ``train`` and the most accurate on ``val`` is chosen; of
         equals, and without any rows there, the first. One that learns nothing is chosen on all
-        of ``fit``. Logistic's candidates are fitted to 10 times its tolerance, since accuracy
-        settles long before the loss; the chosen one to the tolerance itself.
+        of ``fit``. Logistic's candidates are compared at 10 times its tolerance, but no more than
+        1e-3, since accuracy settles long before the loss; the chosen one is fitted to its own.
 
     Returns
     -------
@@ -317,7 +319,7 @@ def fit_chosen(classifier, X, y, fold):
     if len(classifier.candidates) > 1 and len(val):
         quick = copy.copy(classifier)
         if isinstance(quick, Logistic):
-            quick.tolerance *= _LOOSE
+            quick.tolerance = _loosely(quick.tolerance)
         scores = quick.fit(X[fold.train], y[fold.train], classes).scores(X[val])
         accuracy = (scores.argmax(2) == y[val]).mean(1)
         best = int(accuracy.argmax())
@@ -330,7 +332,7 @@ def fit_chosen(classifier, X, y, fold):
 def fit_candidate(classifier, number, X, y, classes):
     """A new classifier, fitted with one of the candidates alone: the one of this number."""
     fitted = copy.copy(classifier)
-    fitted.loose = _LOOSE
+    fitted.chosen_along = True
     first = 0 if isinstance(classifier, Logistic) else number  # along the path that chose
     fitted.candidates = classifier.candidates[first : number + 1]
     fitted.fit(X, y, classes)

@@ -218,7 +218,7 @@ class Study:
             return choice if question.few else choice | {"scores": scores}
 
         rows = [(fold.train, fold.val, fold.fit, fold.test) for fold in folds]
-        parts = (4, question.few, type(classifier).__name__, classifier, key, self.y, rows)
+        parts = (5, question.few, type(classifier).__name__, classifier, key, self.y, rows)
         return kept("answers", parts, compute)
 
     def _note(self, question, arrays):
