@@ -172,18 +172,21 @@ def save_answers(path, index, groups, said):
         questions.append(where | {"labels": labels})
     texts = {"path": index.path.to_numpy(str), "label": index.label.to_numpy(str)}
     arrays |= texts | {"groups": groups}
+    arrays["dataset"] = np.array(index.attrs["name"])
     arrays["questions"] = np.array(json.dumps(questions))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_atomically(path, buffer.getvalue())
 
 
-def read_answers(output):
+def read_answers(output, dataset):
     """The answers that the notebooks of a run have left.
 
     Parameters
     ----------
     output : str or Path
+    dataset : str
+        Name of the data set: a folder can hold runs on several.
 
     Returns
     -------
@@ -196,11 +199,13 @@ def read_answers(output):
     for path in sorted(Path(output, "answers").glob("*.npz")):
         try:
             arrays = dict(np.load(io.BytesIO(path.read_bytes())))
-            questions = json.loads(str(arrays["questions"]))
+            questions, name = json.loads(str(arrays["questions"])), str(arrays["dataset"])
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             raise ValueError(f"{path} is damaged: run {path.stem} again") from None
         pictures = pd.DataFrame({name: arrays[name] for name in ("path", "label")})
         y = targets(pictures)
+        if name != dataset:
+            continue
         if index is None or len(pictures) > len(index):
             index, ways = pictures, {}
         elif len(pictures) < len(index):  # such as notebook 7's sample

@@ -72,7 +72,7 @@ def words(page):
 
 def test_the_first_sentence_is_what_the_rule_says(output):
     page = words(report(output).read_text(encoding="utf-8"))
-    ways, _ = read_answers(output)
+    ways, _ = read_answers(output, "tiny-fruits")
     found = recommend(comparable(ways, judge(ways)))
     way = found.taken or found.best
     start = "Take " if found.taken else "Best seen is "
@@ -96,7 +96,7 @@ def test_the_table_has_every_encoder_and_split_as_results_do(output):
 def test_predictions_are_the_answers_of_each_test_picture(output):
     report(output)
     table = pd.read_csv(output / "results" / "predictions.csv")
-    ways, index = read_answers(output)
+    ways, index = read_answers(output, "tiny-fruits")
     found = recommend(comparable(ways, judge(ways)))
     way = found.taken or found.best
     assert sorted(table.path) == sorted(index.path) and len(table) == 72
@@ -112,6 +112,19 @@ def test_the_page_needs_nothing_else_and_links_what_is_there(output):
     there = [link for link in links if not link.startswith("data:")]
     assert there == ["notebooks/03_linear_probe_clip.html"]
     assert "Told" in (output / there[0]).read_text(encoding="utf-8")
+
+
+def test_the_page_is_of_the_pictures_that_were_asked_last(output, specs, draw):
+    for label in "ab":
+        for number in range(6):
+            path = draw(f"other/{label}/{number}.png", seed=number + 10 * (label == "b"))
+    index = index_images(path.parents[1])
+    study = Study("04_linear_probe_imagenet", index, make_splits(index, ["random"]))
+    study.ask("ridge", Ridge([1.0]), load_encoders(specs)[0])
+    study.run()
+    study.save(output)
+    page = words(report(output).read_text(encoding="utf-8"))
+    assert page.count("other: which image encoder") == 2 and "of 1 encoders (pixels 2)" in page
 
 
 def test_as_pdf(output, monkeypatch):
@@ -136,7 +149,7 @@ def test_what_is_no_run_or_damaged_is_named(output, tmp_path, capsys):
 
 
 def test_answers_are_read_as_they_were_given(output, fruits):
-    ways, index = read_answers(output)
+    ways, index = read_answers(output, "tiny-fruits")
     whole = index_images(fruits)
     assert index.path.tolist() == whole.path.tolist()
     assert {(way.method, way.shots, way.labels) for way in ways if way.split == "by_group"} == {

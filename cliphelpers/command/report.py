@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import shlex
 import timeit
 import warnings
@@ -55,7 +56,9 @@ def report(output, pdf=False):
     record, tables = read_record(output), sorted(output.glob("results/0*[!s].csv"))
     if not tables:
         raise RunError(f"{output} has no tables of results yet: run a notebook first")
-    ways, index = read_answers(output)
+    rows = pd.concat(map(pd.read_csv, sorted(tables, key=os.path.getmtime)))
+    rows = rows[rows.dataset == rows.dataset.iloc[-1]]  # what was run last
+    ways, index = read_answers(output, rows.dataset.iloc[-1])
     split, costs = judge(ways), _costs(ways)
     costs.to_csv(output / "results" / "costs.csv", index=False, float_format="%.3f")
     own = comparable(ways, split)
@@ -64,7 +67,6 @@ def report(output, pdf=False):
     found = recommend(own) if own else None
     if found:
         _predictions(found, own, index).to_csv(output / "results" / "predictions.csv", index=False)
-    rows = pd.concat(map(pd.read_csv, tables))
     done = [path.stem for path in find_notebooks() if path.stem in record["notebooks"]]
     left = [path.stem for path in find_notebooks() if path.stem not in record["notebooks"]]
     minutes = sum(one["seconds"] for one in record["notebooks"].values()) / 60
