@@ -732,15 +732,17 @@ COLUMNS = [
 ]  # fmt: skip
 FIGURES = {
     "01_zero_shot": [
-        "zero-shot-accuracy", "zero-shot-confusions", "zero-shot-prompts",
-        "zero-shot-visualization",
+        "calibration-zero-shot", "classes", "zero-shot-accuracy", "zero-shot-confusions",
+        "zero-shot-prompts", "zero-shot-visualization",
     ],
     "02_k_shot": ["k-shot-plot"],
     "03_linear_probe_clip": [
-        "confusions-clip", "linear-probing-clip", "splits", "training-size-clip",
+        "calibration-clip", "confusions-clip", "feature-map-clip", "linear-probing-clip", "splits",
+        "training-size-clip",
     ],
     "04_linear_probe_imagenet": [
-        "confusions-imagenet", "linear-probing-imagenet", "training-size-imagenet",
+        "confusions-imagenet", "doubtful-labels", "feature-map-imagenet",
+        "linear-probing-imagenet", "training-size-imagenet",
     ],
 }  # fmt: skip
 SMALLER = {"shots": [1, 4], "seeds": [0, 1], "strengths": [0.1, 0.01]}
@@ -813,7 +815,8 @@ def test_real_notebooks_write_their_figures(output):
     for folder in set(output.values()):
         names = [name for name in FIGURES if output[name] == folder]
         pics = sorted((folder / "pics").iterdir())
-        assert [p.name for p in pics] == sorted(f"{f}.jpg" for name in names for f in FIGURES[name])
+        expected = [f for name in names for f in FIGURES[name]] + ["accuracy-and-cost"]
+        assert [path.stem for path in pics] == sorted(expected)
         assert min(path.stat().st_size for path in pics) > 5_000
         assert {path.stem for path in (folder / "notebooks").iterdir()} == set(names)
 
@@ -822,7 +825,8 @@ def test_real_notebooks_compare_what_they_say(output):
     zero, few, clips, imagenet = (results(output, name) for name in FIGURES)
     both = {"CLIP tiny-vit", "CLIP tiny-rn"}
     assert set(zero.encoder) == set(few.encoder) == both
-    assert set(zero[zero.method == "zero-shot"].metric) == {"top-1", "top-1 by name"}
+    metrics = {"top-1", "top-1 by name", "ECE, CLIP's own temperature", "ECE, fitted temperature"}
+    assert set(zero[zero.method == "zero-shot"].metric) == metrics
     assert set(few.shots.dropna()) == {1, 4} and set(few.seed.dropna()) == {0, 1}
     heads = few[few.metric == "top-1"].method
     assert heads.nunique() == 6  # four ways to learn between two ends
@@ -830,7 +834,7 @@ def test_real_notebooks_compare_what_they_say(output):
         tops = table[(table.metric == "top-1") & table.shots.isna()]
         assert "10x10 raw pixels" in set(tops.encoder)
         assert tops.encoder.str.contains("random weights").any()
-        assert set(tops.method) == {"logistic regression", "ridge"}
+        assert set(tops.method) == {"logistic regression", "ridge", "k nearest neighbours"}
         assert (table.metric == "top-1 difference").any()
     assert "test_vit" in set(imagenet.encoder)
 
@@ -840,7 +844,7 @@ def test_coloured_shapes_are_told_apart_by_their_pixels(output):
     table = results(output, "03_linear_probe_clip")
     pixels = table[(table.encoder == "10x10 raw pixels") & (table.metric == "top-1")]
     pixels = pixels[pixels.split != "by_look"]  # there the rival of pixels is pixels
-    assert len(pixels) == 5 and pixels.value.min() > 0.5 and pixels.low.min() > 0.25
+    assert len(pixels) == 7 and pixels.value.min() > 0.5 and pixels.low.min() > 0.25
 
 
 def test_run_json_of_the_real_run(output):

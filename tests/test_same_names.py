@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -26,8 +27,15 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, plt.rc_context():
         patch.setenv("CLIPHELPERS_CACHE", str(folder / "cache"))
         patch.chdir(NOTEBOOKS[0].parent)
-        for draws in ("dots", "curves", "confusion_matrix", "picture_grid", "save_fig"):
-            patch.setattr(ch, draws, lambda *_, **__: None)  # figures are not looked at
+        for draws in (
+            "dots",
+            "curves",
+            "confusion_matrix",
+            "feature_map",
+            "picture_grid",
+            "save_fig",
+        ):
+            patch.setattr(ch, draws, MagicMock())  # figures are not looked at
         yield folder
     plt.close("all")
 
