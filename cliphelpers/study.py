@@ -124,7 +124,7 @@ class Study:
         self.top = [k for k in top if k <= self.y.max()]
         self._groups = np.unique(group_of(index), return_inverse=True)[1]  # numbers sort faster
         self._asked, self._drawn, self._parts, self._answers, self._rows = [], {}, {}, {}, {}
-        self._specs = {}  # of encoders, by name
+        self._specs = {}  # of encoders, by name; of those that see shrunk pictures none
         self._judged, self._to_save, self._saved = {}, {}, Path(tempfile.mkdtemp())
         weakref.finalize(self, shutil.rmtree, self._saved, ignore_errors=True)
 
@@ -224,7 +224,7 @@ class Study:
     def _note(self, question, arrays):
         """Add the answers on one fold; once all folds of its split are there, the rows."""
         encoder, chosen, at_edge = question.encoder, question.chosen, None
-        self._specs[encoder.name] = encoder.spec
+        self._specs[encoder.name] = "" if encoder.preprocess.shrink else encoder.spec
         if len(question.classifier.candidates) > 1:
             chosen = str(arrays["chosen"])
         if chosen and question.classifier.grid:

@@ -17,6 +17,7 @@ from cliphelpers.encoders.load import load_encoders
 from cliphelpers.index import index_images
 from cliphelpers.splits import make_splits
 from cliphelpers.study import Study
+from cliphelpers.upsampling import with_upsampling
 
 MODULE = """\
 from cliphelpers.encoders.encoder import raw_pixels
@@ -112,6 +113,18 @@ def test_the_page_needs_nothing_else_and_links_what_is_there(output):
     there = [link for link in links if not link.startswith("data:")]
     assert there == ["notebooks/03_linear_probe_clip.html"]
     assert "Told" in (output / there[0]).read_text(encoding="utf-8")
+
+
+def test_shrunk_pictures_are_no_way_to_take(output, fruits, specs):
+    index = index_images(fruits)
+    study = Study("07_upsampling", index, make_splits(index, ["by_group"]))
+    small = with_upsampling(load_encoders(specs[1:])[0], "bicubic", 20)
+    study.ask("class mean", NearestMean(), small)
+    study.run()
+    study.save(output)
+    ways, _ = read_answers(output, "tiny-fruits")
+    assert any("from 20" in way.features for way in ways)
+    assert not any("from 20" in way.features for way in comparable(ways, judge(ways)))
 
 
 def test_the_page_is_of_the_pictures_that_were_asked_last(output, specs, draw):
