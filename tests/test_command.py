@@ -514,9 +514,11 @@ def test_compare_names_what_is_no_run(two_runs, tmp_path, capsys):
     os.remove("other/run.json")
     assert main(["compare", *two_runs]) == 1
     assert "other is no run: it has no run.json" in capsys.readouterr().err
-    Path("one/results/x.csv").write_text("a,b\n1,2\n")
+    Path("one/results/predictions.csv").write_text("a,b\n1,2\n")  # no table of results
+    assert main(["compare", "one"]) == 0
+    Path("one/results/03_x.csv").write_text("a,b\n1,2\n")
     assert main(["compare", "one"]) == 1
-    assert "one/results/x.csv is no table of results: it has no column" in capsys.readouterr().err
+    assert "one/results/03_x.csv is no table of results: it has no column" in capsys.readouterr().err
     assert main(["compare", "one", "one"]) == 1
     assert "A run is given twice" in capsys.readouterr().err
 

@@ -105,6 +105,7 @@ def test_predictions_are_the_answers_of_each_test_picture(output):
     assert table.recommended_probability.between(1 / 4, 1).all()
     sure = table.recommended_probability.mean()
     assert sure == pytest.approx((table.recommended == table.label).mean(), abs=0.15)
+    assert main(["compare", str(output)]) == 0  # which takes predictions and costs for no results
 
 
 def test_the_page_needs_nothing_else_and_links_what_is_there(output):

@@ -56,7 +56,8 @@ def compare(folders):
 
 
 def _results(folder):
-    found = sorted([*Path(folder).glob("results/*.csv"), *Path(folder).glob("*.csv")])
+    tables = "[0-9]*.csv"  # no others, such as predictions
+    found = sorted([*Path(folder).glob(f"results/{tables}"), *Path(folder).glob(tables)])
     files = [file for file in found if not file.stem.endswith("_curves")]
     if not files or not Path(folder, "run.json").is_file():
         raise RunError(
