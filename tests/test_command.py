@@ -518,7 +518,9 @@ def test_compare_names_what_is_no_run(two_runs, tmp_path, capsys):
     assert main(["compare", "one"]) == 0
     Path("one/results/03_x.csv").write_text("a,b\n1,2\n")
     assert main(["compare", "one"]) == 1
-    assert "one/results/03_x.csv is no table of results: it has no column" in capsys.readouterr().err
+    assert (
+        "one/results/03_x.csv is no table of results: it has no column" in capsys.readouterr().err
+    )
     assert main(["compare", "one", "one"]) == 1
     assert "A run is given twice" in capsys.readouterr().err
 
