@@ -31,7 +31,8 @@ class Way:
     split, encoder, features, method, shots, spec
         Where the question was put, k or None, and the text of the encoder, "" of a baseline.
     rows, predicted : int arrays, shapes (M,) and (S, M)
-        The tested pictures' positions in the index, and the class of each answer for each seed.
+        The tested pictures' positions in the index, sorted, and the class of each answer for each
+        seed.
     y, groups : int arrays, shape (M,)
         Classes and groups of these pictures.
     labels : int
@@ -202,30 +203,32 @@ def read_answers(output, dataset):
             questions, name = json.loads(str(arrays["questions"])), str(arrays["dataset"])
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             raise ValueError(f"{path} is damaged: run {path.stem} again") from None
-        pictures = pd.DataFrame({name: arrays[name] for name in ("path", "label")})
-        y = targets(pictures)
         if name != dataset:
             continue
+        pictures = pd.DataFrame({column: arrays[column] for column in ("path", "label")})
+        y = targets(pictures)
         if index is None or len(pictures) > len(index):
             index, ways = pictures, {}
         elif len(pictures) < len(index):  # such as notebook 7's sample
             continue
         for number, question in enumerate(questions):
-            rows, sure = arrays[f"rows{number}"], arrays.get(f"probability{number}")
-            told = arrays[f"predicted{number}"]
-            of = y[rows], arrays["groups"][rows]
-            way = Way(
-                **question, rows=rows, predicted=told, y=of[0], groups=of[1], probability=sure
-            )
+            order = arrays[f"rows{number}"].argsort()  # that of the index, whatever the folds'
+            rows, sure = arrays[f"rows{number}"][order], arrays.get(f"probability{number}")
+            told = {"predicted": arrays[f"predicted{number}"][:, order], "rows": rows}
+            told |= {"y": y[rows], "groups": arrays["groups"][rows]}
+            way = Way(**question, **told, probability=None if sure is None else sure[order])
             ways[way.split, way.encoder, way.features, way.method, way.shots] = way
     return list(ways.values()), index
 
 
 def comparable(ways, split):
-    """Of the ways of a split those that were asked for the most pictures, baselines left out."""
+    """Of the ways of a split those that were asked for the most pictures, the same ones.
+
+    Baselines are left out.
+    """
     own = [way for way in ways if way.split == split and way.spec]
-    most = max((len(way.rows) for way in own), default=0)
-    return [way for way in own if len(way.rows) == most]
+    most = max((way.rows for way in own), key=len, default=None)
+    return [way for way in own if np.array_equal(way.rows, most)]
 
 
 def judge(ways):

@@ -25,7 +25,6 @@ from cliphelpers.classifiers import Linear, candidate_names, fit_candidate
 from cliphelpers.encoders.encoder import Encoder, EncoderError, fingerprint, joint, normalize
 from cliphelpers.encoders.load import absolute, load_encoder
 from cliphelpers.encoders.weights import explained
-from cliphelpers.evaluation import fit_temperature
 from cliphelpers.features import extract_features
 from cliphelpers.index import classes, targets
 from cliphelpers.looks import group_of
@@ -34,7 +33,7 @@ from cliphelpers.upsampling import with_upsampling
 CARD, WEIGHTS = "card.json", "weights.safetensors"
 UNLIKE = "unlike anything seen"
 _DATA = Path(__file__).parents[1] / "data"
-_PACKAGES = ["torch", "torchvision", "timm", "clip-anytorch", "open_clip_torch"]
+PACKAGES = ["torch", "torchvision", "timm", "clip-anytorch", "open_clip_torch"]
 _KINDS = {name: kind for name, kind in vars(classifiers).items() if hasattr(kind, "scores")}
 _FORMAT = "1"  # part of the key of what is kept: raise it when the fit on all pictures changes
 
@@ -55,8 +54,7 @@ def save_classifier(folder, classifier, encoder, index, words, rows, answers, ro
     rows : int array, shape (M,)
         Positions of the pictures to fit it on.
     answers : Answers
-        To the same question in a study, with scores: its temperature is fitted on them. See
-        :func:`cliphelpers.evaluation.fit_temperature`.
+        To the same question in a study, with scores, whose temperature is the classifier's.
     row : dict
         That question's row of results.
     """
@@ -82,11 +80,11 @@ def save_classifier(folder, classifier, encoder, index, words, rows, answers, ro
         "chosen": names[best] if len(names) > 1 else row["chosen"],
         "judged": {key: row[key] for key in ("split", "n", "value", "low", "high", "balanced")},
         "head": _settings(classifier, best),
-        "temperature": fit_temperature(answers.scores, answers.y),
+        "temperature": answers.temperature,
         "threshold": least,
         "sha256": hashlib.sha256(weights).hexdigest(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {package: version(package) for package in _PACKAGES},
+        "versions": {package: version(package) for package in PACKAGES},
     }
     text = json.dumps(card, indent=2, ensure_ascii=False, default=lambda value: value.item())
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +143,7 @@ def _least(seen, groups):
     """The cosine to the nearest picture of another group that 1 % of the pictures do not reach.
 
     A new picture is of another group, too. The nearest of all others can be a frame of the same
-    video clip: on fruits-mini 15 to 60 % of the pictures of a new clip do not come as near.
+    video clip, and no new picture comes as near.
     """
     some, groups = np.linspace(0, len(seen) - 1, 1000).astype(int), pd.factorize(groups)[0]
     cosines = seen[some] @ seen.T

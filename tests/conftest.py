@@ -21,6 +21,14 @@ def full_precision():
         yield
 
 
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """What is kept stays in a test file's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPHELPERS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def draw(tmp_path):
     """A function that writes a small picture below tmp_path and returns its path."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -32,11 +33,7 @@ RECORD = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIPHELPERS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +75,10 @@ def test_the_first_sentence_is_what_the_rule_says(output):
     way = found.taken or found.best
     start = "Take " if found.taken else "Best seen is "
     assert f"{start}{way.name}: {way.right.mean():.1%}" in page
-    assert judge(ways) == "by_group" and f"{found.groups} " in page + f"{found.groups} "
+    decided = "no other way asked is better by more than 2 points"
+    asked = f"{found.wanted:,} test groups instead of 12"
+    assert judge(ways) == "by_group" and found.groups == 12
+    assert (decided in page, asked in page) == (bool(found.taken), not found.taken)
     assert "Not asked: 01_zero_shot" in page and "3 left out" in page
     assert "-p encoders" in page and "12 groups of 72 pictures are named" in page
 
@@ -114,6 +114,24 @@ def test_the_page_needs_nothing_else_and_links_what_is_there(output):
     there = [link for link in links if not link.startswith("data:")]
     assert there == ["notebooks/03_linear_probe_clip.html"]
     assert "Told" in (output / there[0]).read_text(encoding="utf-8")
+
+
+def test_answers_are_compared_picture_by_picture_whatever_the_order_of_folds(output, specs, fruits):
+    index = index_images(fruits)
+    folds = make_splits(index, ["by_group"])["by_group"]
+    others = [replace(fold, number=2 - fold.number) for fold in folds]
+    study = Study("04_linear_probe_imagenet", index, {"by_group": others[::-1]})
+    study.ask("class mean", NearestMean(), load_encoders(specs)[0])
+    study.run()
+    study.save(output)
+    ways, _ = read_answers(output, "tiny-fruits")
+    for way in comparable(ways, "by_group"):
+        assert way.rows.tolist() == list(range(72)) and way.y.tolist() == study.y.tolist()
+    answers = study.answers(method="class mean")
+    assert answers.rows.tolist() != list(range(72))
+    (way,) = [way for way in ways if way.method == "class mean" and not way.shots]
+    np.testing.assert_array_equal(way.right[0][answers.rows], answers.right)
+    np.testing.assert_allclose(way.probability[answers.rows], answers.probability, atol=1e-3)
 
 
 def test_shrunk_pictures_are_no_way_to_take(output, fruits, specs):

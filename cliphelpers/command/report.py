@@ -85,6 +85,7 @@ def report(output, pdf=False):
     }
     page = {name: str(text).splitlines() for name, text in said.items()} | {
         "title": rows.dataset.iloc[0],
+        "margin": margin,
         "table": _table(rows, costs),
         "picture": _figure(own, found, output) if found else None,
         "troubles": _troubles(record),

@@ -22,10 +22,10 @@ from cliphelpers.encoders.encoder import auto_precision, default_device
 from cliphelpers.encoders.load import absolute
 from cliphelpers.parameters import check_parameters
 from cliphelpers.progress import WARNING
+from cliphelpers.saved import PACKAGES
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-_PACKAGES = ["torch", "torchvision", "timm", "clip-anytorch", "open_clip_torch"]
-_PACKAGES += ["numpy", "scipy", "scikit-learn"]
+_PACKAGES = [*PACKAGES, "numpy", "scipy", "scikit-learn"]
 
 
 def run(names=(), parameters=None, output="output"):

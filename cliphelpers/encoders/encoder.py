@@ -212,9 +212,8 @@ def encode_text(encoder, texts):
     """
     _needs_text(encoder)
     batches = tokenize(encoder.tokenizer, texts).to(encoder.device).split(256)
-    if (
-        type(encoder.text).__module__ == "clip.model"
-    ):  # its mask is causal: what is behind a text's end is unseen
+    # clip's mask is causal: what stands behind a text's end is unseen
+    if type(encoder.text).__module__ == "clip.model":
         batches = [batch[:, : (batch != 0).sum(1).max()] for batch in batches]
     return torch.cat([encoder.text.encode_text(batch).float() for batch in batches]).cpu().numpy()
 
