@@ -20,6 +20,7 @@ with suppress(ImportError):  # iPhones' format, where its reader is installed
 
     pillow_heif.register_heif_opener()
 
+pd.set_option("mode.string_storage", "python")  # pyarrow's texts refuse names that are no UTF-8
 _NOT_DATA = re.compile(  # hidden, or made by Synology, QNAP, macOS or Windows for themselves
     r"(?i)\..*|@eadir|@tmp|[@#$]recycle(\.bin)?|#snapshot|__macosx|icon\r|lost\+found|"
     r"(eh)?thumbs\.db|desktop\.ini|system volume information"

@@ -3,9 +3,12 @@
 import os
 import shutil
 import signal
+import sqlite3
 import threading
 import time
+import warnings
 import weakref
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +20,12 @@ from torch import nn
 
 from cliphelpers import features as module_under_test
 from cliphelpers import parallel
-from cliphelpers.cache import cache_folder, load_arrays
-from cliphelpers.encoders.encoder import Encoder, encode_batch, joint, normalize
+from cliphelpers.cache import cache_folder
+from cliphelpers.encoders.encoder import Encoder, EncoderError, encode_batch, joint, normalize
 from cliphelpers.encoders.load import load_encoder
 from cliphelpers.encoders.preprocess import Preprocess
 from cliphelpers.features import extract_features
-from cliphelpers.images import ImageError, read_image
+from cliphelpers.images import ImageError, digests, read_image
 from cliphelpers.index import index_images
 
 LOCK = threading.Lock()
@@ -69,9 +72,9 @@ def cache(tmp_path):
 
 
 @pytest.fixture
-def small_shards(monkeypatch):
-    """Shards of two batches of 4, so that a few pictures make several."""
-    monkeypatch.setattr(module_under_test, "SHARD", 8)
+def often(monkeypatch):
+    """Features are kept after two batches of 4, so several times for a few pictures."""
+    monkeypatch.setattr(module_under_test, "AT_ONCE", 8)
 
 
 def by_hand(encoder, index):
@@ -87,8 +90,14 @@ def computed(encoder, index, cache, **more):
     return features, encoder.module.pictures - before
 
 
-def shards(cache):
-    return sorted(Path(cache).rglob("*.npz"))
+def files(cache):
+    return sorted(Path(cache).rglob("*.sqlite"))
+
+
+def count_kept(cache):
+    (file,) = files(cache)
+    with closing(sqlite3.connect(file)) as database:
+        return database.execute("SELECT count(*) FROM features").fetchone()[0]
 
 
 # ------------------------------------------------------------------------------- the right rows
@@ -125,7 +134,7 @@ def test_the_joint_embedding(clip_vit, index, cache):
     expected = before @ encoder.projection.weight.cpu().numpy().T
     np.testing.assert_allclose(after, encoder.logit_scale * normalize(expected), rtol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(after, axis=1), encoder.logit_scale, rtol=1e-5)
-    assert len(shards(cache)) == 1  # both are from one computation
+    assert len(files(cache)) == 1  # both are from one computation
 
 
 def test_only_the_rows_that_are_wanted_are_computed(encoder, index, cache):
@@ -141,11 +150,11 @@ def test_only_the_rows_that_are_wanted_are_computed(encoder, index, cache):
 # ------------------------------------------------------------------------------- computed once
 
 
-def test_what_is_kept_is_not_computed_again(encoder, index, cache, small_shards):
+def test_what_is_kept_is_not_computed_again(encoder, index, cache, often):
     first, _ = computed(encoder, index, cache, batch=4)
     again, count = computed(encoder, index, cache, batch=4)
     assert count == 0 and np.array_equal(first, again)
-    assert len(shards(cache)) == 3
+    assert count_kept(cache) == 24
 
 
 def test_moving_and_renaming_pictures_computes_nothing(encoder, index, cache, tmp_path):
@@ -197,7 +206,7 @@ def test_the_cache_s_place(encoder, index, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPHELPERS_CACHE", str(tmp_path / "from environment"))
     assert cache_folder() == tmp_path / "from environment"
     extract_features(encoder, index)
-    assert len(shards(tmp_path / "from environment")) == 1
+    assert len(files(tmp_path / "from environment")) == 1
     monkeypatch.delenv("CLIPHELPERS_CACHE")
     assert "cliphelpers" in str(cache_folder()) and str(tmp_path) not in str(cache_folder())
 
@@ -207,7 +216,7 @@ def test_the_cache_s_place(encoder, index, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("batches", [1, 2, 3, 5])
 def test_an_interrupted_run_goes_on_where_it_stopped(
-    encoder, index, cache, small_shards, tmp_path, batches, monkeypatch
+    encoder, index, cache, often, tmp_path, batches, monkeypatch
 ):
     monkeypatch.setattr(parallel, "CORES", 1)  # with more, batches under way are lost too
     whole, _ = computed(encoder, index, tmp_path / "another cache", batch=4)
@@ -236,64 +245,166 @@ def extract_until_killed(index, cache, batches):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL")
 @pytest.mark.parametrize("batches", [4, 5])
-def test_a_killed_run_loses_only_what_was_computed_since_the_last_file(
+def test_a_killed_run_loses_only_what_was_computed_since_it_was_kept(
     index, cache, forkserver, batches
 ):
     killed = forkserver.Process(target=extract_until_killed, args=(index, cache, batches))
     killed.start()
     killed.join(120)
     assert killed.exitcode == -signal.SIGKILL
-    kept = sum(len(load_arrays(path)["digests"]) for path in shards(cache))
-    assert batches * 4 - 12 <= kept <= batches * 4  # one thread is two batches ahead at most
+    assert batches * 4 - 12 <= count_kept(cache) <= batches * 4
 
 
-def test_files_are_written_by_the_clock_too(encoder, index, cache, monkeypatch):
-    times = iter(range(0, 1000, 7))  # a batch takes 7 s
+def test_features_are_kept_by_the_clock_too(encoder, index, cache, monkeypatch):
+    times, sizes = iter(range(0, 1000, 7)), []  # a batch takes 7 s
+
+    def noting(file, contents, features):
+        sizes.append(len(contents))
+        write(file, contents, features)
+
+    write = module_under_test._write
+    monkeypatch.setattr(module_under_test, "_write", noting)
     monkeypatch.setattr(module_under_test, "monotonic", lambda: next(times))
     monkeypatch.setattr(module_under_test, "SECONDS", 20)
     first, _ = computed(encoder, index, cache, batch=2)
-    sizes = sorted(len(load_arrays(path)["digests"]) for path in shards(cache))
     assert sum(sizes) == 24 and len(sizes) > 2 and max(sizes) <= 6
     again, count = computed(encoder, index, cache)
     assert count == 0 and np.array_equal(first, again)
 
 
-def damage(path, place):
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1 + place % 255
-    path.write_bytes(content)
+def cells(cache):
+    """Where in the file its vectors lie: (file, first byte, length) of each."""
+    (file,) = files(cache)
+    with closing(sqlite3.connect(file)) as database:
+        vectors = [row[0] for row in database.execute("SELECT vector FROM features")]
+    return [(file, file.read_bytes().index(vector), len(vector)) for vector in vectors]
 
 
-PLACES = np.random.default_rng(7).random(20).tolist()
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_a_flipped_byte_is_found_and_made_again(encoder, index, cache, small_shards, place):
-    first, _ = computed(encoder, index, cache, batch=4)
-    broken = shards(cache)[1]
-    damage(broken, int(place * broken.stat().st_size))
-    with pytest.warns(UserWarning, match=f"{broken.name} is damaged; its content is computed"):
-        again, count = computed(encoder, index, cache, batch=4)
-    assert count == 8 and np.array_equal(first, again)
-    assert computed(encoder, index, cache, batch=4)[1] == 0
-
-
-@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
-def test_a_truncated_file_is_found_and_made_again(encoder, index, cache, small_shards, share):
-    first, _ = computed(encoder, index, cache, batch=4)
-    broken = shards(cache)[0]
-    os.truncate(broken, int(share * broken.stat().st_size))
-    with pytest.warns(UserWarning, match="is damaged"):
-        again, count = computed(encoder, index, cache, batch=4)
-    assert count == 8 and np.array_equal(first, again)
-
-
-def test_what_a_killed_run_left_half_written_is_no_harm(encoder, index, cache):
+@pytest.mark.parametrize("place", np.random.default_rng(7).integers(12 * 24, size=20).tolist())
+def test_a_flipped_byte_of_a_vector_is_found_and_it_is_made_again(encoder, index, cache, place):
     first, _ = computed(encoder, index, cache)
-    folder = shards(cache)[0].parent
-    (folder / "tmpx3.part").write_bytes(shards(cache)[0].read_bytes()[:100])
-    again, count = computed(encoder, index, cache)
+    file, start, _ = cells(cache)[place // 12]
+    content = bytearray(file.read_bytes())
+    content[start + place % 12] ^= 1 + place % 255
+    file.write_bytes(content)
+    with pytest.warns(UserWarning, match=f"{file.name} is damaged; its content is computed"):
+        again, count = computed(encoder, index, cache)
+    assert count == 1 and np.array_equal(first, again)
+    assert computed(encoder, index, cache)[1] == 0
+
+
+def test_a_byte_flipped_anywhere_makes_no_wrong_feature(encoder, index, cache):
+    first, _ = computed(encoder, index, cache)
+    (file,) = files(cache)
+    whole, rng = file.read_bytes(), np.random.default_rng(8)
+    for place in [*range(0, 100, 4), *rng.integers(len(whole), size=50)]:
+        content = bytearray(whole)
+        content[place] ^= int(rng.integers(1, 256))
+        file.write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert np.array_equal(computed(encoder, index, cache)[0], first)
+        assert computed(encoder, index, cache)[1] == 0
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5])
+def test_a_truncated_file_is_found_and_made_again(encoder, index, cache, share):
+    first, _ = computed(encoder, index, cache)
+    (file,) = files(cache)
+    os.truncate(file, int(share * file.stat().st_size))
+    with pytest.warns(UserWarning, match="is damaged"):
+        again, count = computed(encoder, index, cache)
+    assert count == 24 and np.array_equal(first, again)
+    assert computed(encoder, index, cache)[1] == 0
+
+
+def test_a_few_pictures_do_not_read_what_else_is_kept(encoder, index, cache):
+    """Reading 4 of many takes what they take alone, not what all of them take."""
+    few = index[:4]
+    first, _ = computed(encoder, few, cache)
+    (file,) = files(cache)
+    rng = np.random.default_rng(0)
+    others = [rng.bytes(32).hex() for _ in range(20_000)]
+    module_under_test._write(file, others, rng.normal(size=(20_000, 3)))
+    steps = []
+    connect = sqlite3.connect
+
+    def watched(*args, **more):
+        database = connect(*args, **more)
+        database.set_progress_handler(lambda: steps.append(1), 10)  # of SQLite's machine
+        return database
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite3, "connect", watched)
+        again, count = computed(encoder, few, cache)
     assert count == 0 and np.array_equal(first, again)
+    assert len(steps) < 100
+
+
+# ------------------------------------------------------------------------------- more machines
+
+
+def extracted(encoder, index, folder, error=None):
+    """Write features as ``cliphelpers extract`` does, of one picture none but an error."""
+    table = pd.DataFrame({"digest": digests(index.path), "features": [*by_hand(encoder, index)]})
+    table["error"] = ""
+    if error is not None:
+        table.loc[error, ["features", "error"]] = None, "the file is no picture"
+    place = folder / module_under_test.kept_name(encoder)
+    place.mkdir(parents=True)
+    table[::2].to_parquet(place / "b.parquet")
+    table[1::2].to_parquet(place / "a.parquet")
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_what_other_machines_have_extracted_is_taken(
+    encoder, index, cache, tmp_path, monkeypatch, scheme
+):
+    extracted(encoder, index, tmp_path / "extracted", error=7)
+    monkeypatch.setenv("CLIPHELPERS_FEATURES", f"{scheme}{tmp_path / 'extracted'}")
+    features, count = computed(encoder, index[::-1], cache)
+    assert count == 1  # the one with an error there
+    np.testing.assert_allclose(features, by_hand(encoder, index[::-1]), rtol=1e-5)
+
+
+def test_features_of_another_encoder_are_not_taken(encoder, index, cache, tmp_path, monkeypatch):
+    extracted(encoder, index, tmp_path / "extracted")
+    monkeypatch.setenv("CLIPHELPERS_FEATURES", str(tmp_path / "extracted"))
+    other = replace(encoder, module=Counting(seed=1), spec="timm:other")
+    with pytest.raises(OSError, match="CLIPHELPERS_FEATURES is .*no features of counting: run"):
+        computed(other, index, cache)
+
+
+# ------------------------------------------------------------------------------- a device's memory
+
+
+class Small(Counting):
+    """A device whose memory holds so many pictures."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.batches = most, []
+
+    def forward(self, x):
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        with LOCK:
+            self.batches.append(len(x))
+        return super().forward(x)
+
+
+def test_a_batch_that_does_not_fit_is_halved_once_for_all(index, cache, monkeypatch):
+    monkeypatch.setattr(parallel, "CORES", 1)
+    encoder = Encoder("large", Small(3), Preprocess(8, 8, "bilinear"), device="cpu")
+    features, count = computed(encoder, index, cache, batch=12)
+    assert count == 24 and encoder.module.batches == [3] * 8
+    np.testing.assert_allclose(features, by_hand(encoder, index), rtol=1e-5)
+
+
+def test_a_picture_that_does_not_fit_is_one_clear_error(index, cache):
+    encoder = Encoder("too large", Small(0), Preprocess(8, 8, "bilinear"), device="cpu")
+    with pytest.raises(EncoderError, match="memory of cpu does not hold too large and one picture"):
+        extract_features(encoder, index, cache=cache)
 
 
 def test_a_picture_that_cannot_be_read_stops_but_what_was_done_is_kept(encoder, index, cache):
@@ -316,7 +427,7 @@ def test_a_missing_picture_is_named(encoder, index, cache):
 
 
 def extract_at_once(index, cache, file, barrier):
-    module_under_test.SHARD = 4
+    module_under_test.AT_ONCE = 4
     encoder = Encoder("counting", Counting(), Preprocess(8, 8, "bilinear"), device="cpu")
     barrier.wait(120)
     np.save(file, extract_features(encoder, index, cache=cache, batch=2))
@@ -337,7 +448,7 @@ def test_two_processes_at_once_do_no_harm(encoder, index, cache, tmp_path, forks
     np.testing.assert_allclose(np.load(tmp_path / "a.npy"), expected, rtol=1e-5)
     np.testing.assert_allclose(np.load(tmp_path / "b.npy"), expected[::-1], rtol=1e-5)
     features, count = computed(encoder, index, cache)
-    assert count == 0 and len(list(cache.rglob("*.part"))) == 0
+    assert count == 0 and count_kept(cache) == 24
     np.testing.assert_allclose(features, expected, rtol=1e-5)
 
 

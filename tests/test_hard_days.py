@@ -6,12 +6,14 @@ What each module's own test file already holds is not repeated here.
 import errno
 import os
 import shutil
+import sqlite3
 import struct
 import subprocess
 import sys
 import time
 import warnings
 import zlib
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -246,8 +248,8 @@ class Means(nn.Module):
 
 
 def means(paths, cache):
-    """The features of pictures by batches of two, each kept in a file of its own."""
-    features_module.SHARD = 2
+    """The features of pictures by batches of two, each kept at once."""
+    features_module.AT_ONCE = 2
     encoder = Encoder("means", Means(), Preprocess(8, 8), device="cpu")
     return {"X": extract_features(encoder, pd.DataFrame({"path": paths}), cache=cache, batch=2)}
 
@@ -258,12 +260,13 @@ def paths(draw):
 
 
 @pytest.fixture(autouse=True)
-def shard(monkeypatch):
-    monkeypatch.setattr(features_module, "SHARD", features_module.SHARD)  # whatever means() sets
+def at_once(monkeypatch):
+    monkeypatch.setattr(
+        features_module, "AT_ONCE", features_module.AT_ONCE
+    )  # whatever means() sets
 
 
-def test_no_space_left_names_the_file_and_loses_nothing(tmp_path, paths, monkeypatch):
-    expected, cache = means(paths, tmp_path / "another")["X"], tmp_path / "cache"
+def test_no_space_left_names_the_file_and_loses_nothing(tmp_path, monkeypatch):
     write, left = Path.write_bytes, [3]
 
     def full(path, content):
@@ -273,12 +276,32 @@ def test_no_space_left_names_the_file_and_loses_nothing(tmp_path, paths, monkeyp
         write(path, content[: len(content) // 2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write(2): no file name
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(OSError, match=f"No space left on device: '{cache}.*npz'"):
-            means(paths, cache)
-    assert len(list(cache.rglob("*.npz"))) == 3 and not list(cache.rglob("*.part"))
-    np.testing.assert_allclose(means(paths, cache)["X"], expected)
+    monkeypatch.setenv("CLIPHELPERS_CACHE", str(tmp_path))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}.*npz'"):
+        for number in range(5):
+            kept("some", (number,), lambda: {"a": np.zeros(4)})
+    assert len(list(tmp_path.rglob("*.npz"))) == 3 and not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no limits to set")
+def test_no_space_left_for_features_names_the_file_and_loses_nothing(tmp_path, paths):
+    import resource
+
+    index, cache, pixels = pd.DataFrame({"path": paths}), tmp_path / "cache", raw_pixels(64)
+    features_module.AT_ONCE = 2
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, limits[1]))  # 12 pictures of 49 kB
+    try:
+        with pytest.raises(
+            OSError, match=f"Features cannot be kept in {cache}.*sqlite: .*. make room"
+        ):
+            extract_features(pixels, index, cache=cache, batch=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert count_kept(cache) >= 6
+    expected = extract_features(pixels, index, cache=tmp_path / "another")
+    np.testing.assert_allclose(extract_features(pixels, index, cache=cache), expected)
 
 
 @pytest.mark.parametrize("kind", ["below a file", "read-only"])
@@ -347,7 +370,7 @@ def test_what_an_older_version_kept_is_not_used(tmp_path, paths, monkeypatch):
     cache = tmp_path / "cache"
     monkeypatch.setenv("CLIPHELPERS_CACHE", str(cache))
     with monkeypatch.context() as old:
-        old.setattr(features_module, "SHARD_FORMAT", "0")
+        old.setattr(features_module, "_FORMAT", "0")
         old.setattr(cache_module, "CACHE_FORMAT", "0")
         old.setattr(Means, "forward", lambda self, x: x.mean((2, 3)) + 1)
         wrong = means(paths, cache)["X"]
@@ -410,6 +433,16 @@ def tuned(paths, cache):
     return state | {"W": done.head[0], "loss": done.curves.loss.to_numpy()}
 
 
+def count_kept(cache):
+    """How many features are kept in a cache."""
+    count = 0
+    for file in cache.rglob("*.sqlite"):
+        with closing(sqlite3.connect(file, timeout=60)) as database:
+            if database.execute("SELECT * FROM sqlite_master").fetchone():
+                count += database.execute("SELECT count(*) FROM features").fetchone()[0]
+    return count
+
+
 def child(work, paths, cache, began):
     began.set()
     work(paths, cache)
@@ -440,7 +473,8 @@ def test_killed_at_any_moment_the_next_run_ends_with_the_right_numbers(
         else:
             duration = time.perf_counter() - begin
         killed += process.exitcode == -9
-        halfway += process.exitcode == -9 and any(cache.rglob("*.npz"))
+        some = any(cache.rglob("*.npz")) or count_kept(cache)
+        halfway += bool(process.exitcode == -9 and some)
         found = work(paths, cache)
         assert found.keys() == expected.keys()
         for name, array in expected.items():

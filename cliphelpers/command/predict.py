@@ -4,7 +4,7 @@ import os
 
 import pandas as pd
 
-from cliphelpers.features import SHARD
+from cliphelpers.features import AT_ONCE
 from cliphelpers.images import ImageError, check_images, find_images
 from cliphelpers.progress import progress, say_warnings
 from cliphelpers.saved import load_classifier
@@ -40,8 +40,8 @@ def predict(folder, places, output, encoder=None):
     if not paths:
         raise ValueError(f"There are no pictures in {', '.join(places)}")
     classifier = load_classifier(folder, encoder)
-    for start in progress(range(0, len(paths), SHARD), desc="predict", unit="1024 images"):
-        table = _describe(classifier, paths[start : start + SHARD])
+    for start in progress(range(0, len(paths), AT_ONCE), desc="predict", unit="1024 images"):
+        table = _describe(classifier, paths[start : start + AT_ONCE])
         form = {"index": False, "float_format": "%.4f", "lineterminator": "\n"}
         table.to_csv(output, header=start == 0, **form)
 
