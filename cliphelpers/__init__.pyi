@@ -21,7 +21,7 @@ from .classifiers import (
 )
 from .finetuning.augmentation import choose_augmentation
 from .finetuning.model import contrastive_loss, interpolate
-from .finetuning.training import Recipe, Training, fine_tune
+from .finetuning.training import Recipe, Training, augmented_features, fine_tune
 from .evaluation import (
     calibration,
     confusions,

@@ -15,11 +15,18 @@ from torch import nn
 from cliphelpers.classifiers import Ridge, fit_chosen, text_weights
 from cliphelpers.encoders.encoder import Encoder, encode_batch, fingerprint, joint
 from cliphelpers.encoders.load import load_encoder
+from cliphelpers.encoders.preprocess import Preprocess
 from cliphelpers.features import extract_features
 from cliphelpers.finetuning import augmentation, model, training
 from cliphelpers.finetuning.augmentation import AUGMENTATIONS, choose_augmentation, photo, turntable
 from cliphelpers.finetuning.model import contrastive_loss, interpolate
-from cliphelpers.finetuning.training import FineTuneError, Recipe, Training, fine_tune
+from cliphelpers.finetuning.training import (
+    FineTuneError,
+    Recipe,
+    Training,
+    augmented_features,
+    fine_tune,
+)
 from cliphelpers.index import index_images, targets
 from cliphelpers.splits import make_splits
 from cliphelpers.study import Study
@@ -339,6 +346,87 @@ def test_cs_needs_two_pictures_of_a_class(start, fold):
         fine_tune([replace(start, fold=replace(fold, train=fold.train[first]), head=None)])
 
 
+def test_a_step_of_a_batch_in_parts_is_the_step_of_the_batch(start, whole, monkeypatch):
+    monkeypatch.setattr(training, "PART", 100)
+    monkeypatch.setattr(training, "FORMAT", "in one")
+    at_once = tune(start)
+    for one, other in zip(weights(at_once), weights(whole["ML"]), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
+    losses = at_once.curves.loss, whole["ML"].curves.loss
+    np.testing.assert_allclose(*losses, atol=1e-4)
+
+
+class Narrow(nn.Sequential):
+    """A network on a device whose memory holds so many pictures when gradients are wanted."""
+
+    most = 3
+
+    def forward(self, x):
+        if torch.is_grad_enabled() and len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return super().forward(x)
+
+
+def narrow(start, most):
+    torch.manual_seed(0)
+    network = Narrow(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network.most = most
+    encoder = Encoder("narrow", network, Preprocess(16, 16), device="cpu")
+    return replace(start, encoder=encoder, head=(np.eye(4, dtype=np.float32), np.zeros(4)))
+
+
+def test_a_step_that_does_not_fit_is_made_in_halves(start, monkeypatch):
+    monkeypatch.setattr(training, "PART", 8)
+    whole = tune(narrow(start, 8))
+    monkeypatch.setattr(training, "FORMAT", "again")
+    halves = tune(narrow(start, 3))
+    np.testing.assert_allclose(halves.curves.loss, whole.curves.loss, rtol=1e-5)
+    assert np.array_equal(halves.curves.accuracy, whole.curves.accuracy)
+
+
+@pytest.mark.parametrize("head", ["ML", "CS"])
+def test_a_step_that_never_fits_is_one_clear_error(start, head):
+    one = narrow(start, 0)
+    one = one if head == "ML" else replace(one, head=None)
+    with pytest.raises(FineTuneError, match="memory of cpu does not hold a step of narrow: lower"):
+        tune(one)
+
+
+@pytest.mark.parametrize("name", ["none", "turntable"])
+def test_augmented_features_are_those_of_the_pictures_that_training_sees(
+    name, start, index, fold, monkeypatch
+):
+    seen, augment = [], AUGMENTATIONS[name]
+
+    def noting(pictures, generator):
+        seen.append(augment(pictures, generator))
+        return seen[-1]
+
+    monkeypatch.setitem(AUGMENTATIONS, name, noting)
+    recipe = replace(SLOW, augmentation=name, epochs=2)
+    one = replace(start, recipe=recipe)
+    X, y, lesson = augmented_features(one)
+    shown, count = torch.cat(seen), len(fold.val)
+    seen.clear()
+    tune(one)
+    assert torch.equal(shown, torch.cat(seen)) and len(shown) == 2 * len(fold.train) == len(X) - 24
+    pictures = (shown * 255).round().byte().permute(0, 2, 3, 1)
+    alone = encode_batch(start.encoder, pictures) @ start.encoder.projection.weight.numpy().T
+    alone *= start.encoder.logit_scale / np.linalg.norm(alone, axis=1, keepdims=True)
+    np.testing.assert_allclose(X[lesson.train], alone, atol=0.05 * np.abs(alone).max())
+    np.testing.assert_allclose(
+        X[lesson.val], extract_features(start.encoder, index)[fold.val], rtol=1e-4, atol=1e-5
+    )
+    assert np.array_equal(y[:count], targets(index)[fold.val])
+    assert np.array_equal(np.bincount(y[lesson.train]), 2 * np.bincount(targets(index)[fold.train]))
+    if name == "none":  # every epoch the same pictures, in another order
+        halves = X[lesson.train].reshape(2, len(fold.train), -1)
+        assert not np.allclose(*halves)
+        np.testing.assert_allclose(*(half[half[:, 0].argsort()] for half in halves), rtol=1e-4)
+    probe = fit_chosen(Ridge([0.1, 1.0]), X, y, lesson)
+    assert (probe.scores(X[lesson.val])[0].argmax(1) == y[lesson.val]).mean() > 0.3
+
+
 def test_pictures_that_are_too_many_to_keep_are_decoded_again(start, whole, fold, monkeypatch):
     read, decode = [], training.read_image
 
@@ -484,7 +572,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(start, whole, cach
 
     def broken(Z, y):
         calls.append(1)
-        return entropy(Z, y) * (math.nan if len(calls) == 7 else 1)  # in the second epoch
+        return entropy(Z, y) * (math.nan if len(calls) == 10 else 1)  # in the second epoch
 
     monkeypatch.setattr(model.functional, "cross_entropy", broken)
     with pytest.raises(FineTuneError, match="epoch 2"):

@@ -27,13 +27,19 @@ class Model(nn.Module):
 
     def forward(self, pictures):
         """Scores (ML) or embeddings (CS) of pictures in [0, 1]: float (B, C) or (B, D)."""
+        X = self.embed(pictures)
+        return self.head(X) if self.head else X
+
+    def embed(self, pictures):
+        """What the head sees of pictures in [0, 1], with a projection of length ``logit_scale``:
+        float (B, D)."""
         device, look = torch.device(self.encoder.device), self.encoder.preprocess
         half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             X = self.tower(normalize(pictures.to(device), look.mean, look.std))
             if self.projection:
                 X = self.encoder.logit_scale * functional.normalize(self.projection(X), dim=-1)
-            return (self.head(X) if self.head else X).float()
+        return X.float()
 
     def loss(self, Z, y):
         """Cross-entropy of scores (ML), or contrast of embeddings (CS)."""

@@ -2,7 +2,7 @@
 
 import io
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cache
 from threading import Event
 
@@ -15,6 +15,7 @@ from torch import nn, optim
 from cliphelpers.cache import cache_folder, kept, key_of, load_arrays, save_arrays
 from cliphelpers.classifiers import NearestMean
 from cliphelpers.encoders.encoder import Encoder
+from cliphelpers.features import extract_features
 from cliphelpers.finetuning.augmentation import AUGMENTATIONS
 from cliphelpers.finetuning.model import Model
 from cliphelpers.images import digests, read_image
@@ -23,10 +24,11 @@ from cliphelpers.parallel import CORES, thread_pool
 from cliphelpers.progress import progress
 from cliphelpers.splits import Fold
 
-FORMAT = "1"  # part of every key: raise it when training itself changes
+FORMAT = "2"  # part of every key: raise it when training itself changes
 WEIGHT_DECAY = 0.05  # of matrices and kernels alone
 WARM_UP = 0.1  # share of the steps
 CLIP_NORM = 1.0  # of the gradient
+PART = 4  # pictures of a batch whose activations a CPU's memory holds at once (ML)
 GROUP = 4  # pictures of one class that stand together in a batch of the contrastive loss
 LOSS_BLOCK = 1024  # pictures of which validation takes the contrastive loss at once
 IN_MEMORY = 1 << 29  # bytes: a training with less keeps its pictures decoded
@@ -172,6 +174,48 @@ def fine_tune(trainings):
     return map(_tuned, trainings)
 
 
+def augmented_features(training):
+    """Features of the very pictures that a training learns from: augmented, epoch after epoch.
+
+    A probe on them tells what augmentation alone does, without weights that move. They are kept on
+    disk.
+
+    Parameters
+    ----------
+    training : Training
+        With a head.
+
+    Returns
+    -------
+    X : float32 array, shape (V + epochs * N, D)
+        Of the encoder where the training starts: of the V pictures of the fold's ``val`` as they
+        are, then of the N of its ``train``, epoch after epoch.
+    y : int array, shape (V + epochs * N,)
+        Their classes.
+    fold : Fold
+        Their places in X: what to learn from and what chooses; it tests nothing.
+    """
+
+    def compute():
+        run = _Run(training)
+        augment = AUGMENTATIONS[training.recipe.augmentation]
+        with torch.inference_mode():
+            seen = [
+                (run.model.embed(augment(pictures, run.generator)).cpu().numpy(), rows)
+                for _ in range(training.recipe.epochs)
+                for rows, pictures in run.batches(run.order())
+            ]
+        X, rows = zip(*seen, strict=True)
+        return {"X": np.concatenate(X), "rows": np.concatenate(rows)}
+
+    arrays, val = kept("augmented", _parts(training), compute), training.fold.val
+    X = extract_features(training.encoder, training.index, val)[val]
+    y = targets(training.index)[np.concatenate([val, arrays["rows"]])]
+    train = np.arange(len(val), len(y))
+    fold = replace(training.fold, train=train, val=np.arange(len(val)), test=train[:0], fit=train)
+    return np.concatenate([X, arrays["X"]]), y, fold
+
+
 def _tuned(training):
     """The FineTuned of a training that is kept on disk."""
     encoder, fold, arrays = training.encoder, training.fold, _finish(training)
@@ -185,14 +229,19 @@ def _tuned(training):
     return FineTuned(training, *model.parts(), curves)
 
 
-def _finish(training, bar=None, stop=None):
-    """The arrays of a finished training, from disk if they are there."""
+def _parts(training):
+    """All that the result of a training depends on."""
     encoder, fold, y = training.encoder, training.fold, targets(training.index)
     files = digests(training.index.path.iloc[np.concatenate([fold.train, fold.val])])
     data = (files, y[fold.train], y[fold.val], int(y.max()))
     projection = encoder.projection and _arrays(encoder.projection.state_dict())
     start = (encoder.key, projection, encoder.logit_scale, training.head)
-    parts = (FORMAT, *data, *start, astuple(training.recipe), fold.seed or 0)
+    return (FORMAT, *data, *start, astuple(training.recipe), fold.seed or 0)
+
+
+def _finish(training, bar=None, stop=None):
+    """The arrays of a finished training, from disk if they are there."""
+    parts = _parts(training)
     checkpoint = cache_folder() / "checkpoints" / f"{key_of(*parts)}.npz"
     arrays = kept("fine-tuned", parts, lambda: _train(training, checkpoint, bar, stop))
     checkpoint.unlink(missing_ok=True)
@@ -238,6 +287,7 @@ class _Run:
 
         few = (len(fold.train) + len(fold.val)) * 3 * encoder.preprocess.size**2 <= IN_MEMORY
         self.read = cache(read) if few else read
+        self.part = PART if training.head and encoder.device == "cpu" else self.batch
         self.model = Model(encoder, training.head)
         self.model.to(encoder.device).requires_grad_(True)
         self.optimizer = optim.AdamW(_parameter_groups(self.model, training.recipe))
@@ -262,23 +312,43 @@ class _Run:
     def learn(self, bar, stop):
         """One epoch: every picture once, augmented."""
         self.epoch += 1
-        order, outputs, total = self._order(), [], 0.0
+        order, outputs, total = self.order(), [], 0.0
         augment = AUGMENTATIONS[self.training.recipe.augmentation]
-        for rows, pictures in self._batches(order):
+        for rows, pictures in self.batches(order):
             if stop.is_set():
                 raise CancelledError
-            Z = self.model(augment(pictures, self.generator))
-            loss = self._loss(Z, self.y[rows])
-            self.optimizer.zero_grad()
-            loss.backward()
+            Z, loss = self._gradients(augment(pictures, self.generator), self.y[rows])
+            outputs.append(Z)
+            total += loss * len(rows)
             nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
             self.optimizer.step()
             self.schedule.step()
-            outputs.append(Z.detach().cpu())
-            total += loss.item() * len(rows)
             bar.update(len(rows))
         Z, y = torch.cat(outputs), self.y[order]
         self._note("train", total / len(y), Z, y, Z, y)
+
+    def _gradients(self, pictures, y):
+        """Gradients of the loss of one batch, its outputs and its loss.
+
+        Of ML, whose loss is a mean over pictures, part by part, as many as memory holds.
+        """
+        try:
+            self.optimizer.zero_grad()
+            outputs, total = [], 0.0
+            for some, some_y in zip(pictures.split(self.part), y.split(self.part), strict=True):
+                Z = self.model(some)
+                loss = self._loss(Z, some_y) * len(some) / len(y)
+                loss.backward()
+                outputs.append(Z.detach().cpu())
+                total += loss.item()
+            return torch.cat(outputs), total
+        except torch.OutOfMemoryError as error:
+            if not self.model.head or self.part == 1:
+                name, device = self.training.encoder.name, self.training.encoder.device
+                words = f"The memory of {device} does not hold a step of {name}"
+                raise FineTuneError(f"{words}: lower batch, now {self.batch}") from error
+        self.part = -(-min(self.part, len(y)) // 2)
+        return self._gradients(pictures, y)
 
     @torch.no_grad()
     def validate(self):
@@ -295,7 +365,7 @@ class _Run:
             weights = {name: value.clone() for name, value in self.model.state_dict().items()}
             self.best = {"epoch": self.epoch, "score": score, "weights": weights}
 
-    def _order(self):
+    def order(self):
         """Rows of the training part, shuffled; for CS in groups of one class."""
         order = self.train[torch.randperm(len(self.train), generator=self.generator)]
         if self.model.head:
@@ -306,7 +376,7 @@ class _Run:
         shuffled = torch.randperm(len(groups), generator=self.generator).tolist()
         return torch.cat([groups[number] for number in shuffled])
 
-    def _batches(self, rows):
+    def batches(self, rows):
         """Yield the rows batch by batch, each with its pictures: float (B, 3, S, S) in [0, 1]."""
         with ThreadPoolExecutor(CORES) as pool:
             for some in rows.split(self.batch):
@@ -314,7 +384,7 @@ class _Run:
                 yield some, pictures.permute(0, 3, 1, 2).float() / 255
 
     def _outputs(self, rows):
-        return torch.cat([self.model(some).cpu() for _, some in self._batches(rows)])
+        return torch.cat([self.model(some).cpu() for _, some in self.batches(rows)])
 
     def _loss(self, Z, y):
         loss = self.model.loss(Z, y.to(Z.device))
