@@ -126,11 +126,12 @@ def brackets(run, *experiments):
     return ". ".join(said)
 
 
-def verdicts(run, experiments, features=""):
+def verdicts(run, experiments, features="", method=""):
     """Of how many differences what is said, of experiments such as "05 06": a sentence's end."""
     rows = find(read(run), *experiments.split())
     rows = rows[rows.metric == "top-1 difference"]
     rows = rows[rows.features.astype(object).fillna("").str.contains(features)]
+    rows = rows[rows.method.str.endswith(method)]
     if rows.verdict.notna().all():
         up, down, end = "better", "worse", "by Holm's correction for all of a notebook"
         better, worse = (rows.verdict == up).sum(), (rows.verdict == down).sum()

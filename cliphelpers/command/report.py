@@ -119,7 +119,8 @@ def _pairs(ways, split):
 
 def _changes(rows):
     """What fine-tuning and super-resolution change: for each how often what is said."""
-    rows = rows[(rows.metric == "top-1 difference") & (rows.method != "fine-tuned ML")]
+    other = ("fine-tuned ML", "probe, augmented")  # encoders; what augmentation alone changes
+    rows = rows[(rows.metric == "top-1 difference") & ~rows.method.str.endswith(other)]
     parts = {"05": "Fine-tuning CLIP", "06": "Fine-tuning others", "07": "Super-resolution"}
     counts = rows.groupby(rows.experiment.str[:2]).verdict.value_counts()
     return {
