@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from cliphelpers.encoders.load import load_encoder
-from cliphelpers.splits import Fold
+from cliphelpers.index import index_images
+from cliphelpers.splits import Fold, make_splits
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -23,7 +24,7 @@ def load(name):
 
 
 intervals, looks = load("intervals"), load("looks")
-reading, doubtful = load("reading"), load("doubtful")
+reading, doubtful, rates = load("reading"), load("doubtful"), load("rates")
 
 
 # ------------------------------------------------------------------------------- intervals
@@ -128,3 +129,31 @@ def test_of_the_committed_exchanges_four_in_five_are_found():
     table = pd.read_csv(BENCHMARKS / "doubtful.csv")
     assert len(table) == len(doubtful.ENCODERS) * len(doubtful.SEEDS)
     assert table.found.min() > 0.8
+
+
+# ------------------------------------------------------------------------------- learning rates
+
+
+def test_rates_are_chosen_without_the_test_pictures(fruits, timm_spec, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPHELPERS_CACHE", str(tmp_path))
+    seen, extract = [], rates.ch.extract_features
+
+    def noting(encoder, index, rows):
+        seen.extend(index.path.iloc[rows])
+        return extract(encoder, index, rows)
+
+    monkeypatch.setattr(rates.ch, "extract_features", noting)
+    rows = pd.DataFrame(rates.measure("fruits", fruits, [timm_spec], [1e-9, 1e-4]))
+    assert list(rows.rate) == [1e-9, 1e-4] and (rows.best >= rows.start).all()
+    assert rows.start.nunique() == 1  # the same probe; n pictures tell it
+    assert rows.n.unique() == [16] and (rows.best * 16 % 1 == 0).all()
+    index = index_images(fruits)
+    tested = index.path.iloc[make_splits(index, ["by_group"])["by_group"][0].test]
+    assert len(seen) == 32 and not set(seen) & set(tested)
+
+
+def test_the_most_accurate_rate_over_encoders_is_chosen():
+    rows = [("a", "x", 1, 0.9), ("a", "y", 1, 0.5), ("a", "x", 2, 0.8), ("a", "y", 2, 0.7)]
+    rows += [("b", "x", 1, 0.2), ("b", "x", 2, 0.1)]
+    table = pd.DataFrame(rows, columns=["dataset", "encoder", "rate", "best"])
+    assert rates.chosen(table).to_dict() == {"a": 2, "b": 1}

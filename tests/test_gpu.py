@@ -1,6 +1,6 @@
 """What a GPU computes is what the CPU computes. These tests skip where there is no GPU.
 
-    python -m pytest -m gpu
+python -m pytest -m gpu
 """
 
 import numpy as np
