@@ -99,7 +99,8 @@ def check_parameters(parameters):
     ------
     ParameterError
         A value is impossible, a list is empty or has an impossible item, CS would get a single
-        picture a class, or a prompt has more tokens than an encoder can read, such as 77.
+        picture a class, a training fp16, or a prompt has more tokens than an encoder can read,
+        such as 77.
     """
     for name in [name for name in _RULES if name in parameters]:
         value, (allowed, words) = parameters[name], _RULES[name]
@@ -112,6 +113,9 @@ def check_parameters(parameters):
     if "wise_alphas" in parameters and parameters.get("train_shots") == 1:  # notebook 5
         why = "CS pulls pictures of one class together"
         raise ParameterError(f"The parameter train_shots must be 2 or more, since {why}: 1 is none")
+    if "epochs" in parameters and parameters.get("precision") == "fp16":  # notebooks 5 and 6
+        why = "in which small gradients vanish: use auto, bf16 or fp32"
+        raise ParameterError(f"The parameter precision must not be fp16, {why}")
     if "templates" in parameters:
         given = ("data", "names", "templates", "encoders")
         _check_prompts(**{name: parameters[name] for name in given})

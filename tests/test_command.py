@@ -359,6 +359,7 @@ head_rate = 1e-3
         ("train_shots", 0, "train_shots must be a whole number from 1 on: 0 is none"),
         ("train_shots", 1, "train_shots must be 2 or more, since CS pulls pictures of one class"),
         ("augmentation", "turn", "augmentation must be one of auto, photo, turntable, none: 'turn"),
+        ("precision", "fp16", "precision must not be fp16, in which small gradients vanish"),
         ("precision", 16, "precision must be one of auto, fp32, bf16, fp16: 16 is none"),
         ("templates", [""], "each a text with one {} where the class name goes: '' is none"),
         ("templates", ["a photo."], "a text with one {} where the class name goes: 'a photo.' is"),

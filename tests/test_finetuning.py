@@ -335,6 +335,21 @@ def test_batch_norms_keep_their_statistics_but_learn_their_scales(index, fold, e
     assert not torch.equal(old["bn1.weight"], new["bn1.weight"])
 
 
+def test_half_precision_learns_what_full_precision_does(index, fold, clip_vit, start, whole):
+    encoder = joint(load_encoder(f"clip:{clip_vit}", "bf16"))
+    half = tune(replace(start, encoder=encoder))
+    assert half.curves.features.unique() == ["joint, bf16"]
+    losses, full = half.curves.loss.to_numpy(), whole["ML"].curves.loss.to_numpy()
+    np.testing.assert_allclose(losses, full, rtol=0.02)
+    assert not np.array_equal(losses, full)
+    assert {value.dtype for value in half.encoder.module.state_dict().values()} == {torch.float32}
+
+
+def test_precisions_in_which_gradients_vanish_are_refused(start):
+    with pytest.raises(ValueError, match="Small gradients vanish in fp16: fine-tune in bf16"):
+        replace(start, encoder=replace(start.encoder, precision="fp16"))
+
+
 def test_without_validation_the_last_epoch_is_taken(start, fold):
     curves = tune(replace(start, fold=replace(fold, val=NONE))).curves
     assert set(curves.chosen) == {SLOW.epochs} and set(curves.part) == {"train"}

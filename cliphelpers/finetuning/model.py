@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional
 from torchvision.transforms.functional import normalize
 
+from cliphelpers.encoders.encoder import PRECISIONS
+
 TEMPERATURE = 0.1  # of the contrastive loss, as in Khosla et al. 2020
 
 
@@ -34,12 +36,12 @@ class Model(nn.Module):
         """What the head sees of pictures in [0, 1], with a projection of length ``logit_scale``:
         float (B, D)."""
         device, look = torch.device(self.encoder.device), self.encoder.preprocess
-        half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            X = self.tower(normalize(pictures.to(device), look.mean, look.std))
-            if self.projection:
-                X = self.encoder.logit_scale * functional.normalize(self.projection(X), dim=-1)
-        return X.float()
+        dtype = PRECISIONS[self.encoder.precision]
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            X = self.tower(normalize(pictures.to(device), look.mean, look.std)).float()
+        if self.projection:
+            X = self.encoder.logit_scale * functional.normalize(self.projection(X), dim=-1)
+        return X
 
     def loss(self, Z, y):
         """Cross-entropy of scores (ML), or contrast of embeddings (CS)."""

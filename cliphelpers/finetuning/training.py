@@ -78,7 +78,7 @@ class Training:
     Attributes
     ----------
     encoder : Encoder
-        Where it starts. It stays as it is.
+        Where it starts. It stays as it is. Its precision is that of the training's activations.
     fold : Fold
         Its rows ``train`` are learnt from, ``val``, which can be empty, chooses the epoch; its
         ``seed`` is that of the order and the augmentation.
@@ -87,6 +87,11 @@ class Training:
     head : tuple (W, b), float32 (D, C) and (C,), optional
         Where the head starts, on the encoder's features. With a head the loss is cross-entropy
         (ML), without one :func:`contrastive_loss` (CS).
+
+    Raises
+    ------
+    ValueError
+        The encoder's precision is fp16, in which small gradients vanish.
     """
 
     encoder: Encoder
@@ -94,6 +99,10 @@ class Training:
     index: pd.DataFrame
     recipe: Recipe
     head: tuple | None = None
+
+    def __post_init__(self):
+        if self.encoder.precision == "fp16":
+            raise ValueError("Small gradients vanish in fp16: fine-tune in bf16, fp32 or auto")
 
     @property
     def method(self):
@@ -129,7 +138,7 @@ def fine_tune(trainings):
     """Train encoders, or take what earlier calls have kept.
 
     AdamW (Loshchilov and Hutter, Decoupled weight decay regularization, 2019) with warm-up and
-    cosine, clipped gradients, and bfloat16 on GPUs that have it. The network stays in
+    cosine, and clipped gradients. The network stays in
     evaluation mode: batch norms keep the statistics of their pre-training, which small batches
     would only blur. Of the start and all epochs, the one with the highest validation accuracy
     is taken (of equals the one with the lowest loss); without validation pictures the last.
