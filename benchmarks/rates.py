@@ -46,7 +46,8 @@ def started(index, encoder, fold):
 
 
 def measure(name, folder, specs, rates=RATES):
-    """Rows of the table: of each encoder and rate the validation accuracy, and of the start."""
+    """Rows of the table: of each encoder and rate the validation accuracy of the start and of
+    the best epoch after it."""
     index = ch.index_images(folder)
     fold = ch.make_splits(index, ["by_group"], folds=1)["by_group"][0]
     fold = ch.few_shot_fold(index, replace(fold, test=fold.test[:0]), SHOTS, refit=False)
@@ -58,7 +59,7 @@ def measure(name, folder, specs, rates=RATES):
         for tuned in ch.fine_tune(trainings):
             seen = tuned.curves[tuned.curves.part == "validation"].set_index("epoch").accuracy
             row = {"dataset": name, "encoder": encoder.name, "rate": tuned.training.recipe.rate}
-            row |= {"start": seen[0], "best": seen.max(), "epoch": tuned.curves.chosen.iloc[0]}
+            row |= {"start": seen[0], "best": seen[1:].max(), "epoch": seen[1:].idxmax()}
             print(row | {"n": len(fold.val)}, flush=True)
             yield row | {"n": len(fold.val)}
 
