@@ -28,7 +28,7 @@ DATA = {
     "fruits-mini": (ROOT / "data" / "fruits-mini", [*CLIPS, LITE0, *TWINS]),
     "photographs": (SHARED / "data" / "fruits-360", [*CLIPS, LITE0]),
 }
-RATES = [1e-5, 3e-5, 1e-4, 3e-4]
+RATES = [3e-6, 1e-5, 3e-5, 1e-4, 3e-4]
 SHOTS, EPOCHS, BATCH, HEAD_RATE = 4, 3, 16, 1e-3
 STRENGTHS = [10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5]
 
