@@ -11,18 +11,16 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import jinja2
-import nbformat
 import numpy as np
 import pandas as pd
 
+from cliphelpers import plots
 from cliphelpers.answers import MARGIN, comparable, judge, read_answers, recommend
 from cliphelpers.command.check import check
 from cliphelpers.command.compare import RunError, read_record
 from cliphelpers.command.run import NOTEBOOKS, find_notebooks, read_defaults
 from cliphelpers.encoders.encoder import encode_batch
 from cliphelpers.encoders.load import absolute, load_encoder
-from cliphelpers.plots import costs as plot_costs
-from cliphelpers.plots import set_style
 
 COSTS = ["milliseconds", "parameters", "megabytes", "numbers"]
 _BATCH = 16
@@ -161,15 +159,9 @@ def _table(rows, costs):
     few = [f"{k:.0f} a class" if k > 0 else "all" for k in rows.shots]
     rows = rows.assign(learnt=np.where(rows.method == "zero-shot", "none", few))
     shares = 100 * rows[["value", "low", "high", "balanced"]]
-    rows = rows.assign(
-        told=["{:.1f} ({:.1f} to {:.1f}) {:.1f}".format(*row) for row in shares.values]
-    )
+    rows["told"] = ["{:.1f} ({:.1f} to {:.1f}) {:.1f}".format(*row) for row in shares.values]
     key = ["encoder", "method", "learnt"]
-    table = (
-        rows.sort_values("n")
-        .drop_duplicates([*key, "split"], keep="last")
-        .pivot(index=key, columns="split", values="told")
-    )
+    table = rows.sort_values("n").pivot_table("told", key, "split", aggfunc="last")
     table = table.reset_index().merge(costs, "left", "encoder")
     table = table.sort_values(["milliseconds", "encoder", "method"], kind="stable")
     for name, digits in zip(COSTS, (1, 1, 0, 0), strict=True):
@@ -178,12 +170,10 @@ def _table(rows, costs):
 
 
 def _figure(own, found, output):
-    set_style()
-    figure = plot_costs([way for way in own if not way.shots], found.taken)
-    path = output / "pics" / "accuracy-and-cost.jpg"
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path)
-    return path.resolve().as_posix()
+    plots.set_style()
+    figure = plots.costs([way for way in own if not way.shots], found.taken)
+    plots.save_fig(figure, output, "accuracy-and-cost")
+    return (output / "pics" / "accuracy-and-cost.jpg").resolve().as_posix()
 
 
 def _uri(path):
@@ -207,12 +197,11 @@ def _predictions(found, own, index):
 def _notebooks(output):
     from nbconvert import HTMLExporter  # here, since it takes a second to import
 
-    names = []
-    for path in sorted(output.glob("notebooks/*.ipynb")):
-        html, _ = HTMLExporter().from_notebook_node(nbformat.read(path, as_version=4))
+    paths = sorted(output.glob("notebooks/*.ipynb"))
+    for path in paths:
+        html, _ = HTMLExporter().from_filename(str(path))
         path.with_suffix(".html").write_text(html, encoding="utf-8")
-        names.append(path.stem)
-    return names
+    return [path.stem for path in paths]
 
 
 # ------------------------------------------------------------------------------- the record
