@@ -67,19 +67,18 @@ def report(output, pdf=False):
         _predictions(found, own, index).to_csv(output / "results" / "predictions.csv", index=False)
     done = [path.stem for path in find_notebooks() if path.stem in record["notebooks"]]
     left = [path.stem for path in find_notebooks() if path.stem not in record["notebooks"]]
-    minutes = sum(one["seconds"] for one in record["notebooks"].values()) / 60
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True,
         autoescape=jinja2.select_autoescape(["html"]),
     )  # fmt: skip
-    templates.filters["multiply"] = lambda share: 100 * share
+    templates.filters["uri"] = _uri
     words = templates.get_template("words.txt").module
     margin = f"{100 * MARGIN:.0f} points"
     said = {
         "answer": words.answer(found, split, margin) if found else "No encoder was asked yet.",
         "asked": words.asked(own, done, left),
         "said": words.leaks(_pairs(ways, split), split) + words.changes(_changes(rows)),
-        "made": words.made(record, record["hardware"], minutes),
+        "made": words.made(record),
     }
     page = {name: str(text).splitlines() for name, text in said.items()} | {
         "title": rows.dataset.iloc[0],
@@ -91,7 +90,6 @@ def report(output, pdf=False):
         "notebooks": _notebooks(output),
         "command": _command(record, done),
     }
-    templates.filters["uri"] = _uri
     html = templates.get_template("index.html").render(page)
     (output / "index.html").write_text(html, encoding="utf-8")
     return _pdf(page, output) if pdf else output / "index.html"
@@ -116,16 +114,10 @@ def _pairs(ways, split):
 
 
 def _changes(rows):
-    """What fine-tuning and super-resolution change: for each how often what is said."""
+    """How often which verdict is given of what a notebook changes: Series by its number."""
     other = ("fine-tuned ML", "probe, augmented")  # encoders; what augmentation alone changes
     rows = rows[(rows.metric == "top-1 difference") & ~rows.method.str.endswith(other)]
-    parts = {"05": "Fine-tuning CLIP", "06": "Fine-tuning others", "07": "Super-resolution"}
-    counts = rows.groupby(rows.experiment.str[:2]).verdict.value_counts()
-    return {
-        f"{what}, against the same pictures without it": counts[number].to_dict()
-        for number, what in parts.items()
-        if number in counts
-    }
+    return rows.groupby(rows.experiment.str[:2]).verdict.value_counts()
 
 
 # ------------------------------------------------------------------------------- tables, figures
