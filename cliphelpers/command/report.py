@@ -65,8 +65,7 @@ def report(output, pdf=False):
     found = recommend(own) if own else None
     if found:
         _predictions(found, own, index).to_csv(output / "results" / "predictions.csv", index=False)
-    done = [path.stem for path in find_notebooks() if path.stem in record["notebooks"]]
-    left = [path.stem for path in find_notebooks() if path.stem not in record["notebooks"]]
+    names = [path.stem for path in find_notebooks()]
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True,
         autoescape=jinja2.select_autoescape(["html"]),
@@ -76,7 +75,7 @@ def report(output, pdf=False):
     margin = f"{100 * MARGIN:.0f} points"
     said = {
         "answer": words.answer(found, split, margin) if found else "No encoder was asked yet.",
-        "asked": words.asked(own, done, left),
+        "asked": words.asked(own, names, record["notebooks"]),
         "said": words.leaks(_pairs(ways, split), split) + words.changes(_changes(rows)),
         "made": words.made(record),
     }
@@ -88,7 +87,7 @@ def report(output, pdf=False):
         "troubles": _troubles(record),
         "files": [path.resolve().as_posix() for path in sorted(output.glob("pics/*.jpg"))],
         "notebooks": _notebooks(output),
-        "command": _command(record, done),
+        "command": _command(record["notebooks"]),
     }
     html = templates.get_template("index.html").render(page)
     (output / "index.html").write_text(html, encoding="utf-8")
@@ -214,12 +213,12 @@ def _troubles(record):
     return "\n".join([printed.buffer.getvalue().decode(), *dict.fromkeys(said)])
 
 
-def _command(record, done):
+def _command(notebooks):
     """The command that repeats a run, with all parameters that are not the notebooks' own."""
     words, given = ["cliphelpers", "run"], {}
-    for path in find_notebooks(done):
+    for path in [path for path in find_notebooks() if path.stem in notebooks]:
         words.append(path.stem[:2])
-        own, used = read_defaults(path), record["notebooks"][path.stem]["parameters"]
+        own, used = read_defaults(path), notebooks[path.stem]["parameters"]
         given |= {name: value for name, value in used.items() if value != own.get(name)}
     for name, value in given.items():
         text = value if isinstance(value, str) else repr(value)
