@@ -98,8 +98,7 @@ def _pdf(page, output):
     import typst  # here, since few ask for it
 
     source, inputs = Path(__file__).with_name("index.typ"), {"page": json.dumps(page)}
-    content = typst.compile(source, root="/", sys_inputs=inputs)
-    (output / "index.pdf").write_bytes(content)
+    typst.compile(source, output / "index.pdf", root="/", sys_inputs=inputs)
     return output / "index.pdf"
 
 
