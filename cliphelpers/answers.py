@@ -171,10 +171,8 @@ def save_answers(path, index, groups, said):
             arrays[f"probability{number}"] = drawn[0].probability.astype(np.float16)
         labels = 0 if where["method"] == "zero-shot" else drawn[0].learnt
         questions.append(where | {"labels": labels})
-    texts = {"path": index.path.to_numpy(str), "label": index.label.to_numpy(str)}
-    arrays |= texts | {"groups": groups}
-    arrays["dataset"] = np.array(index.attrs["name"])
-    arrays["questions"] = np.array(json.dumps(questions))
+    arrays |= {"path": index.path.to_numpy(str), "label": index.label.to_numpy(str)}
+    arrays |= {"groups": groups, "dataset": index.attrs["name"], "questions": json.dumps(questions)}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_atomically(path, buffer.getvalue())

@@ -87,7 +87,22 @@ class NearestMean:
         return (normalize(X) @ self.means_.T)[None]
 
 
-class KNearest:
+class _Neighbours:
+    """Labelled pictures that are kept as they are; scores are computed block by block."""
+
+    learns = True
+
+    def fit(self, X, y, classes):
+        self.keys_, self.labels_ = normalize(X), np.eye(classes, dtype=np.float32)[y]
+        return self
+
+    def scores(self, X):
+        starts = range(0, len(X), self.block)
+        blocks = [self._scores(normalize(X[start : start + self.block])) for start in starts]
+        return np.concatenate(blocks, axis=1)
+
+
+class KNearest(_Neighbours):
     """The class with the most votes of the k most similar pictures, the nearer the louder.
 
     Similar is a large cosine, a vote weighs exp(cosine / 0.07) (Wu et al., Unsupervised feature
@@ -96,25 +111,16 @@ class KNearest:
     by exp(1 / 0.07), so that none is above 1. Of fewer pictures than k all vote.
     """
 
-    learns, grid = True, (4,)
-    candidates = (1, 5, 10, 20)
+    candidates, grid, block = (1, 5, 10, 20), (4,), 512
 
-    def fit(self, X, y, classes):
-        self.keys_, self.labels_ = normalize(X), np.eye(classes, dtype=np.float32)[y]
-        return self
-
-    def scores(self, X):
-        blocks = [self._block(X[start : start + 512]) for start in range(0, len(X), 512)]
-        return np.concatenate(blocks, axis=1)
-
-    def _block(self, X):
+    def _scores(self, X):
         most = min(max(self.candidates), len(self.keys_))
-        cosine, near = torch.from_numpy(normalize(X) @ self.keys_.T).topk(most)
+        cosine, near = torch.from_numpy(X @ self.keys_.T).topk(most)
         votes = np.exp((cosine.numpy() - 1) / 0.07)[..., None] * self.labels_[near.numpy()]
         return np.stack([votes[:, :k].sum(1) for k in self.candidates])
 
 
-class TipAdapter:
+class TipAdapter(_Neighbours):
     """Zero-shot scores plus a cache of the shots, without training.
 
     ``scale * x W' + alpha * exp(-beta (1 - x F')) L`` with the text weights W, the features F of
@@ -131,23 +137,14 @@ class TipAdapter:
         Candidates are all pairs: the cache's share and its sharpness.
     """
 
-    learns = True
+    block = 1024
 
     def __init__(self, weights, scale, alphas, betas):
         self.weights, self.scale = weights, scale
         self.candidates = [(alpha, beta) for alpha in alphas for beta in betas]
         self.grid = len(alphas), len(betas)
 
-    def fit(self, X, y, classes):
-        self.keys_, self.labels_ = normalize(X), np.eye(classes, dtype=np.float32)[y]
-        return self
-
-    def scores(self, X):
-        blocks = [self._block(X[start : start + 1024]) for start in range(0, len(X), 1024)]
-        return np.concatenate(blocks, axis=1)
-
-    def _block(self, X):
-        X = normalize(X)
+    def _scores(self, X):
         text = self.scale * X @ self.weights.T
         distance = 1 - X @ self.keys_.T
         betas = {beta for _, beta in self.candidates}
@@ -155,7 +152,19 @@ class TipAdapter:
         return np.stack([text + alpha * cached[beta] for alpha, beta in self.candidates])
 
 
-class Ridge(Linear):
+class _Penalised(Linear):
+    """Candidates from the strongest on: of two that are equally accurate the stronger is chosen."""
+
+    learns = True
+
+    def __init__(self, strengths):
+        if not strengths or min(strengths) < 0:
+            raise ValueError(f"Strengths must be numbers of at least 0, not {strengths}")
+        self.candidates = sorted(strengths, reverse=True)
+        self.grid = (len(self.candidates),)
+
+
+class Ridge(_Penalised):
     """Linear least squares on one-hot targets, all strengths from one eigendecomposition.
 
     Minimises ``mean |y - xW - b|^2 + strength |W|^2`` on standardised features; with the
@@ -167,12 +176,6 @@ class Ridge(Linear):
     strengths : sequence of float
         Candidates, put in order from the strongest on; not negative.
     """
-
-    learns = True
-
-    def __init__(self, strengths):
-        self.candidates = _strengths(strengths)
-        self.grid = (len(self.candidates),)
 
     def fit(self, X, y, classes):
         mean, std = _moments(X)
@@ -189,7 +192,7 @@ class Ridge(Linear):
         return self
 
 
-class Logistic(Linear):
+class Logistic(_Penalised):
     """Multinomial logistic regression by L-BFGS, from the strongest to the weakest penalty.
 
     Minimises ``mean cross-entropy(x (prior + V) + b, y) + strength / 2 |V|^2``; each candidate
@@ -216,11 +219,10 @@ class Logistic(Linear):
         A candidate did not come as near: more steps than 3,000, or float32 is too coarse.
     """
 
-    learns, chosen_along = True, False  # whether only the last candidate counts
+    chosen_along = False  # whether only the last candidate counts
 
     def __init__(self, strengths, prior=None, standardize=True, tolerance=1e-4):
-        self.candidates = _strengths(strengths)
-        self.grid = (len(self.candidates),)
+        super().__init__(strengths)
         self.prior, self.standardize = prior, standardize and prior is None
         self.tolerance = tolerance
         self.device = "cuda" if torch.cuda.is_available() else "cpu"  # MPS has no float64
@@ -273,13 +275,6 @@ class Logistic(Linear):
 
 def _loosely(tolerance):
     return max(tolerance, min(10 * tolerance, 1e-3))
-
-
-def _strengths(strengths):
-    """From the strongest on: of two that are equally accurate the stronger is chosen."""
-    if not strengths or min(strengths) < 0:
-        raise ValueError(f"Strengths must be numbers of at least 0, not {strengths}")
-    return sorted(strengths, reverse=True)
 
 
 def _moments(X):

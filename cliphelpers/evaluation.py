@@ -14,9 +14,8 @@ def top_k(scores, y, k=1):
 
     ``scores`` is (N, C), ``y`` is (N,). With fewer than k classes it always is.
     """
-    if k >= scores.shape[1]:
-        return np.ones(len(y), bool)
-    best = np.argpartition(-scores, k - 1, axis=1)[:, :k] if k > 1 else scores.argmax(1)[:, None]
+    last = min(k, scores.shape[1]) - 1
+    best = np.argpartition(-scores, last, axis=1)[:, :k] if k > 1 else scores.argmax(1)[:, None]
     return (best == y[:, None]).any(1)
 
 

@@ -65,10 +65,9 @@ def from_folders(root):
         )
     where = f" of {', '.join(sorted(parts))}" if parts else ""
     tell(f"Pictures left out, in no class folder{where}", inside.keys() - set(index.path))
-    folders = {path for part in parts or [""] for path in entries(prefix + part)} - set(
-        index.folder
-    )
-    tell("Class folders left out, without a picture", list(filter(os.path.isdir, folders)))
+    inner = {path for part in parts or [""] for path in entries(prefix + part)}
+    empty = filter(os.path.isdir, inner - set(index.folder))
+    tell("Class folders left out, without a picture", list(empty))
     index["label"] = index.label.str.normalize("NFC")
     return index.drop(columns="folder").assign(group=_groups(index))
 

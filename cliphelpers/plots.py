@@ -70,7 +70,7 @@ def dots(table, y, hue, title, xlabel="top-1 accuracy", lines=None):
     -------
     matplotlib Figure
     """
-    names, hues = _values(table, y), _values(table, hue)
+    names, hues = list(table[y].unique()), list(table[hue].unique())
     height = 0.5 + len(names) * max(0.34, 0.23 * len(hues))
     for axis, part, ends in _panels(table, lines, None, height, xlabel):
         draw_dots(axis, part, y, hue, names, hues)
@@ -91,7 +91,7 @@ def dots(table, y, hue, title, xlabel="top-1 accuracy", lines=None):
 
 def draw_dots(axis, table, y, hue="split", names=None, hues=None):
     """Draw ``value`` with low to high as dots on an axis, the values of column y down it."""
-    names, hues = names or _values(table, y), hues or _values(table, hue)
+    names, hues = names or list(table[y].unique()), hues or table[hue].unique()
     for number, one in enumerate(hues):
         part, colour = table[table[hue] == one], COLOURS[number % 10]
         places = np.array([names.index(name) for name in part[y]])
@@ -135,7 +135,7 @@ def curves(table, x, hue, title, xlabel, row="encoder", y="value", log=True, lin
     -------
     matplotlib Figure
     """
-    row, hues, ticks = None if row == hue else row, _values(table, hue), sorted(set(table[x]))
+    row, hues, ticks = None if row == hue else row, table[hue].unique(), sorted(set(table[x]))
     for axis, part, ends in _panels(table, lines, row, 2.6, xlabel):
         draw_lines(axis, part, x, hue, y, hues)
         for number, end in enumerate(ends.itertuples()):
@@ -151,7 +151,7 @@ def curves(table, x, hue, title, xlabel, row="encoder", y="value", log=True, lin
 
 def draw_lines(axis, table, x, hue, y="value", hues=None):
     """Draw means of ``y`` against column x as lines on an axis, a colour for each value of hue."""
-    for number, one in enumerate(hues or _values(table, hue)):
+    for number, one in enumerate(table[hue].unique() if hues is None else hues):
         groups = table[table[hue] == one].groupby(x)
         mean, colour, label = groups[y].mean(), COLOURS[number % 10], _label(one)
         axis.plot(mean.index, mean, "o-", color=colour, label=label, ms=4, clip_on=False, zorder=3)
@@ -202,7 +202,7 @@ def costs(ways, taken=None):
 
 def _panels(table, lines, row, height, xlabel):
     """Yield each panel of a new figure: its axis, and its part of the table and of the lines."""
-    splits, rows = _values(table, "split"), _values(table, row) if row else [None]
+    splits, rows = table.split.unique(), table[row].unique() if row else [None]
     size = (WIDTH, 1.1 + (height + 0.3) * len(rows))
     grid = {"sharex": True, "sharey": True, "squeeze": False}
     _, axes = plt.subplots(len(rows), len(splits), figsize=size, **grid)
@@ -375,7 +375,3 @@ def _tsne(X, seed):
         return {"place": place / np.maximum(place.max(0), 1e-9)}
 
     return kept("maps", (X, seed), compute)["place"]
-
-
-def _values(table, column):
-    return list(dict.fromkeys(table[column]))

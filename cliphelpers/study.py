@@ -361,9 +361,8 @@ class Study:
                     rival = self._rival(same | {column: second, "seed": seed})
                     less.append(one.right.astype(int) - rival.right)
                 row = same | {column: name or f"{first} − {second}"}
-                row["seed"] = None if len(drawn) > 1 else next(iter(drawn))
-                rows = next(iter(drawn.values())).rows
-                self.add("top-1 difference", np.stack(less), rows, **row)
+                row["seed"] = None if len(drawn) > 1 else seed
+                self.add("top-1 difference", np.stack(less), one.rows, **row)
 
     def _rival(self, where):
         try:

@@ -90,8 +90,7 @@ def what_differs(folders):
         A row for each parameter of a notebook, version, piece of hardware and commit that is not
         the same for all; the columns are the folders, "–" where a run has none.
     """
-    records = {folder: read_record(folder) for folder in folders}
-    flat = {folder: _flat(record["notebooks"]) for folder, record in records.items()}
+    flat = {folder: _flat(read_record(folder)["notebooks"]) for folder in folders}
     table = pd.DataFrame(flat).astype(object)
     table = table.where(table.notna(), "–")
     return table[table.nunique(axis=1) > 1]

@@ -11,18 +11,16 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import jinja2
-import nbformat
 import numpy as np
 import pandas as pd
 
+from cliphelpers import plots
 from cliphelpers.answers import MARGIN, comparable, judge, read_answers, recommend
 from cliphelpers.command.check import check
 from cliphelpers.command.compare import RunError, read_record
 from cliphelpers.command.run import NOTEBOOKS, find_notebooks, read_defaults
 from cliphelpers.encoders.encoder import encode_batch
 from cliphelpers.encoders.load import absolute, load_encoder
-from cliphelpers.plots import costs as plot_costs
-from cliphelpers.plots import set_style
 
 COSTS = ["milliseconds", "parameters", "megabytes", "numbers"]
 _BATCH = 16
@@ -67,21 +65,19 @@ def report(output, pdf=False):
     found = recommend(own) if own else None
     if found:
         _predictions(found, own, index).to_csv(output / "results" / "predictions.csv", index=False)
-    done = [path.stem for path in find_notebooks() if path.stem in record["notebooks"]]
-    left = [path.stem for path in find_notebooks() if path.stem not in record["notebooks"]]
-    minutes = sum(one["seconds"] for one in record["notebooks"].values()) / 60
+    names = [path.stem for path in find_notebooks()]
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True,
         autoescape=jinja2.select_autoescape(["html"]),
     )  # fmt: skip
-    templates.filters["multiply"] = lambda share: 100 * share
+    templates.filters["uri"] = _uri
     words = templates.get_template("words.txt").module
     margin = f"{100 * MARGIN:.0f} points"
     said = {
         "answer": words.answer(found, split, margin) if found else "No encoder was asked yet.",
-        "asked": words.asked(own, done, left),
+        "asked": words.asked(own, names, record["notebooks"]),
         "said": words.leaks(_pairs(ways, split), split) + words.changes(_changes(rows)),
-        "made": words.made(record, record["hardware"], minutes),
+        "made": words.made(record),
     }
     page = {name: str(text).splitlines() for name, text in said.items()} | {
         "title": rows.dataset.iloc[0],
@@ -91,9 +87,8 @@ def report(output, pdf=False):
         "troubles": _troubles(record),
         "files": [path.resolve().as_posix() for path in sorted(output.glob("pics/*.jpg"))],
         "notebooks": _notebooks(output),
-        "command": _command(record, done),
+        "command": _command(record["notebooks"]),
     }
-    templates.filters["uri"] = _uri
     html = templates.get_template("index.html").render(page)
     (output / "index.html").write_text(html, encoding="utf-8")
     return _pdf(page, output) if pdf else output / "index.html"
@@ -103,8 +98,7 @@ def _pdf(page, output):
     import typst  # here, since few ask for it
 
     source, inputs = Path(__file__).with_name("index.typ"), {"page": json.dumps(page)}
-    content = typst.compile(source, root="/", sys_inputs=inputs)
-    (output / "index.pdf").write_bytes(content)
+    typst.compile(source, output / "index.pdf", root="/", sys_inputs=inputs)
     return output / "index.pdf"
 
 
@@ -118,16 +112,10 @@ def _pairs(ways, split):
 
 
 def _changes(rows):
-    """What fine-tuning and super-resolution change: for each how often what is said."""
+    """How often which verdict is given of what a notebook changes: Series by its number."""
     other = ("fine-tuned ML", "probe, augmented")  # encoders; what augmentation alone changes
     rows = rows[(rows.metric == "top-1 difference") & ~rows.method.str.endswith(other)]
-    parts = {"05": "Fine-tuning CLIP", "06": "Fine-tuning others", "07": "Super-resolution"}
-    counts = rows.groupby(rows.experiment.str[:2]).verdict.value_counts()
-    return {
-        f"{what}, against the same pictures without it": counts[number].to_dict()
-        for number, what in parts.items()
-        if number in counts
-    }
+    return rows.groupby(rows.experiment.str[:2]).verdict.value_counts()
 
 
 # ------------------------------------------------------------------------------- tables, figures
@@ -161,15 +149,9 @@ def _table(rows, costs):
     few = [f"{k:.0f} a class" if k > 0 else "all" for k in rows.shots]
     rows = rows.assign(learnt=np.where(rows.method == "zero-shot", "none", few))
     shares = 100 * rows[["value", "low", "high", "balanced"]]
-    rows = rows.assign(
-        told=["{:.1f} ({:.1f} to {:.1f}) {:.1f}".format(*row) for row in shares.values]
-    )
+    rows["told"] = ["{:.1f} ({:.1f} to {:.1f}) {:.1f}".format(*row) for row in shares.values]
     key = ["encoder", "method", "learnt"]
-    table = (
-        rows.sort_values("n")
-        .drop_duplicates([*key, "split"], keep="last")
-        .pivot(index=key, columns="split", values="told")
-    )
+    table = rows.sort_values("n").pivot_table("told", key, "split", aggfunc="last")
     table = table.reset_index().merge(costs, "left", "encoder")
     table = table.sort_values(["milliseconds", "encoder", "method"], kind="stable")
     for name, digits in zip(COSTS, (1, 1, 0, 0), strict=True):
@@ -178,12 +160,10 @@ def _table(rows, costs):
 
 
 def _figure(own, found, output):
-    set_style()
-    figure = plot_costs([way for way in own if not way.shots], found.taken)
-    path = output / "pics" / "accuracy-and-cost.jpg"
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path)
-    return path.resolve().as_posix()
+    plots.set_style()
+    figure = plots.costs([way for way in own if not way.shots], found.taken)
+    plots.save_fig(figure, output, "accuracy-and-cost")
+    return (output / "pics" / "accuracy-and-cost.jpg").resolve().as_posix()
 
 
 def _uri(path):
@@ -207,12 +187,11 @@ def _predictions(found, own, index):
 def _notebooks(output):
     from nbconvert import HTMLExporter  # here, since it takes a second to import
 
-    names = []
-    for path in sorted(output.glob("notebooks/*.ipynb")):
-        html, _ = HTMLExporter().from_notebook_node(nbformat.read(path, as_version=4))
+    paths = sorted(output.glob("notebooks/*.ipynb"))
+    for path in paths:
+        html, _ = HTMLExporter().from_filename(str(path))
         path.with_suffix(".html").write_text(html, encoding="utf-8")
-        names.append(path.stem)
-    return names
+    return [path.stem for path in paths]
 
 
 # ------------------------------------------------------------------------------- the record
@@ -233,12 +212,12 @@ def _troubles(record):
     return "\n".join([printed.buffer.getvalue().decode(), *dict.fromkeys(said)])
 
 
-def _command(record, done):
+def _command(notebooks):
     """The command that repeats a run, with all parameters that are not the notebooks' own."""
     words, given = ["cliphelpers", "run"], {}
-    for path in find_notebooks(done):
+    for path in [path for path in find_notebooks() if path.stem in notebooks]:
         words.append(path.stem[:2])
-        own, used = read_defaults(path), record["notebooks"][path.stem]["parameters"]
+        own, used = read_defaults(path), notebooks[path.stem]["parameters"]
         given |= {name: value for name, value in used.items() if value != own.get(name)}
     for name, value in given.items():
         text = value if isinstance(value, str) else repr(value)

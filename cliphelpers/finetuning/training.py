@@ -228,8 +228,7 @@ def augmented_features(training):
 def _tuned(training):
     """The FineTuned of a training that is kept on disk."""
     encoder, fold, arrays = training.encoder, training.fold, _finish(training)
-    curves = pd.DataFrame({name: arrays.pop(name) for name in CURVES})
-    curves = curves.assign(
+    curves = pd.DataFrame({name: arrays.pop(name) for name in CURVES}).assign(
         split=fold.split, encoder=encoder.name, features=encoder.features, method=training.method,
         shots=fold.shots, seed=fold.seed, fold=fold.number, chosen=int(arrays.pop("chosen")),
     )  # fmt: skip
