@@ -36,17 +36,19 @@ _STUDY_NAMES = {  # of layers, in the study's files and here
 _TILE = 128  # pixels of the input, without the margins
 
 
-class Block(nn.Sequential):
+class Block(nn.Module):
     """A residual block: convolution, batch norm, PReLU, convolution, batch norm, plus its input."""
 
     def __init__(self, slopes, eps):
-        convs = [nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1) for _ in range(2)]
-        norms = [nn.BatchNorm2d(_CHANNELS, eps) for _ in range(2)]
-        first = {"conv1": convs[0], "bn1": norms[0], "prelu": nn.PReLU(slopes)}
-        super().__init__(OrderedDict(first, conv2=convs[1], bn2=norms[1]))
+        super().__init__()
+        self.conv1 = nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(_CHANNELS, eps)
+        self.prelu = nn.PReLU(slopes)
+        self.conv2 = nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(_CHANNELS, eps)
 
     def forward(self, x):
-        return x + super().forward(x)
+        return x + self.bn2(self.conv2(self.prelu(self.bn1(self.conv1(x)))))
 
 
 class Generator(nn.Module):
