@@ -1,0 +1,1 @@
+def save(csv, page): pass
