@@ -15,7 +15,6 @@ and once more.
 """
 
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -25,20 +24,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import bench_page
 import numpy as np
 import pandas as pd
 import psutil
-
-import bench_page
-from timed import enlarging, features, heads, memory, texts
-from timed.comparison import Disagreement, Side
+from timed import notebooks
+from timed.comparison import LIMIT, Disagreement, Side
+from timed.comparisons import COMPARISONS
 from timed.contender import HERE, Contender, ContenderError, missing
 
 BUILD = HERE.parent / "build" / "bench"  # what is made once; git ignores it
-KINDS = [features, texts, heads, enlarging, memory]
-COMPARISONS = {one.name: one for kind in KINDS for one in kind.COMPARISONS}
 KEYS = ["name", "work", "peer"]
-LIMIT = "sgemm"
 
 # ------------------------------------------------------------------------------- measuring
 
@@ -186,39 +182,13 @@ def line(one):
     )
 
 
-# ------------------------------------------------------------------------------- notebooks
-
-
-def notebooks(output, bar, which):
-    """Rows of a run of all seven notebooks, told by its run.json: minutes, and of a first run
-    also the peak of memory."""
-    found = json.loads((Path(output) / "run.json").read_text(encoding="utf-8"))
-    books = found["notebooks"].values()
-    if len(books) < 7:
-        raise SystemExit(f"{output}/run.json is of {len(books)} notebooks only, not of all seven")
-    minutes = sum(one["seconds"] for one in books) / 60
-    peak = max(one["peak_memory_gib"] for one in books)
-    machine, rows = found["hardware"], []
-    for unit, ours, most in [("min", minutes, bar), ("GiB", peak, 3)]:
-        rows.append({
-            "name": "notebooks", "work": f"all seven notebooks, {which}", "unit": unit,
-            "peer": f"at most {most} {unit}", "ours": ours, "theirs": most, "ratio": most / ours,
-            "least": most / ours, "most": most / ours, "bar": 1, "pairs": 1, "wanted": 1,
-            "hardware": f"{machine['machine']}, {machine['cores']} cores, "
-            f"{machine['gpu'] or 'no GPU'}", "date": found["started"][:10],
-            "commit": found["commit"], "versions": "; ".join(
-                f"{name} {number}" for name, number in found["versions"].items()),
-        })  # fmt: skip
-    return rows
-
-
 # ------------------------------------------------------------------------------- the command
 
 
 def main():
     """Run what is asked for; a comparison that fails does not keep the others from running."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    known = [*COMPARISONS, "notebooks"]
+    known = [*COMPARISONS, notebooks.NAME]
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
     parser.add_argument("--pairs", type=int, help="of each comparison; by default what decides")
     parser.add_argument("--small", action="store_true", help="few pictures, results below build/")
@@ -230,10 +200,9 @@ def main():
     place = BUILD if args.small else HERE
     place.mkdir(parents=True, exist_ok=True)
     csv, failed = place / "bench.csv", []
-    runs = [(args.run, 6, "first run"), (args.second_run, 2, "second run")]
-    for output, bar, which in runs:
+    for output, which in ((args.run, "first run"), (args.second_run, "second run")):
         if output:
-            write(csv, notebooks(output, bar, which))
+            write(csv, notebooks.rows(output, which))
     for name in args.names or COMPARISONS:
         if name in COMPARISONS:
             one = COMPARISONS[name]
@@ -243,7 +212,8 @@ def main():
                 print(f"{name} failed: {error}", flush=True)
                 failed.append(name)
     if csv.exists():
-        bench_page.save(csv, place / "RESULTS.md")
+        page = bench_page.page(pd.read_csv(csv), small=args.small)
+        (place / "RESULTS.md").write_text(page, encoding="utf-8")
     sys.exit(f"Failed: {', '.join(failed)}" if failed else 0)
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+LIMIT = "sgemm"  # the peer that is the machine itself
+
 
 class Disagreement(ValueError):
     """The two sides computed different things: their times say nothing."""
@@ -40,7 +42,7 @@ class Contrast:
     work : str
         What both do; with ``peer`` it names the row.
     ours, peer : str
-        Names of sides. The peer "sgemm" is the machine's limit, which is measured in each pair.
+        Names of sides. The peer LIMIT is the machine's, which is measured in each pair.
     bar : float or None
         What the median of the ratios must reach.
     check : function, optional

@@ -1,6 +1,6 @@
 """One side of a comparison in a process of its own, which waits while others run.
 
-    python -m timed.contender MODULE:FUNCTION SETUP     # what Contender starts
+python -m timed.contender MODULE:FUNCTION SETUP     # what Contender starts
 """
 
 import importlib
@@ -44,7 +44,7 @@ class Contender:
     """
 
     def __init__(self, side, setup):
-        self.side, self.said = side, TemporaryFile()
+        self.side, self.said = side, TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             [side.python, "-W", "ignore", "-m", "timed.contender", side.call, json.dumps(setup)],
             cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said,
@@ -104,7 +104,8 @@ def _serve(call, setup):
     module, function = call.split(":")
     run = getattr(importlib.import_module(f"timed.{module}"), function)(**setup)
     torch = sys.modules.get("torch")
-    reply({"versions": _versions(), "threads": torch.get_num_threads() if torch else os.cpu_count()})
+    threads = torch.get_num_threads() if torch else os.cpu_count()
+    reply({"versions": _versions(), "threads": threads})
     while True:
         try:
             job = pickle.load(sys.stdin.buffer)
