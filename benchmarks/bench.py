@@ -35,6 +35,8 @@ from timed.contender import HERE, Contender, ContenderError, missing
 
 BUILD = HERE.parent / "build" / "bench"  # what is made once; git ignores it
 KEYS = ["name", "work", "peer"]
+COLUMNS = [*KEYS, "unit", "ours", "theirs", "ratio", "least", "most", "bar", "pairs", "wanted"]
+COLUMNS += ["share", "gflops", "others", "threads", "hardware", "date", "commit", "versions"]
 
 # ------------------------------------------------------------------------------- measuring
 
@@ -45,7 +47,7 @@ def compare(comparison, pairs, small, csv):
     Raises
     ------
     Disagreement
-        Two sides computed different things.
+        Two sides computed different things; there are then no rows of this comparison.
     ContenderError
         A side failed.
     """
@@ -82,9 +84,13 @@ def compare(comparison, pairs, small, csv):
                 reply["value"] = value(comparison.unit, prepared.amount, reply)
             fastest = gflops * 1e9 / prepared.flops if prepared.flops else None
             pair[LIMIT] = {"value": fastest, "gflops": gflops, "others": 0}
-            for one in contrasts:
-                if one.peer != LIMIT:
-                    one.check(pair[one.ours]["result"], pair[one.peer]["result"])
+            try:
+                for one in contrasts:
+                    if one.peer != LIMIT:
+                        one.check(pair[one.ours]["result"], pair[one.peer]["result"])
+            except Disagreement:
+                remove(csv, comparison.name)
+                raise
             for reply in pair.values():
                 reply.pop("result", None)  # it can be large
             measured.append(pair)
@@ -161,13 +167,20 @@ def commit():
 
 def write(csv, rows):
     """Put rows into a CSV, in place of those of the same name, work and peer."""
-    new = pd.DataFrame(rows)
+    old = pd.read_csv(csv).to_dict("records") if csv.exists() else []
+    new = [[one[key] for key in KEYS] for one in rows]
+    _save(csv, [one for one in old if [one[key] for key in KEYS] not in new] + rows)
+
+
+def remove(csv, name):
+    """Take a comparison's rows out of a CSV."""
     if csv.exists():
-        old = pd.read_csv(csv)
-        again = pd.MultiIndex.from_frame(old[KEYS]).isin(pd.MultiIndex.from_frame(new[KEYS]))
-        new = pd.concat([part for part in (old[~again], new) if len(part)], ignore_index=True)
+        _save(csv, [one for one in pd.read_csv(csv).to_dict("records") if one["name"] != name])
+
+
+def _save(csv, rows):
     part = csv.with_suffix(".part")
-    new.to_csv(part, index=False, float_format="%.5g")
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(part, index=False, float_format="%.5g")
     os.replace(part, csv)
 
 
