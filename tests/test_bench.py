@@ -54,6 +54,7 @@ def test_the_loops_see_what_ours_sees_and_those_of_other_weights_do_not(
         features.same_directions(ours, features.clip_loop("", str(clip_rn))(**job))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4")  # torch, with fewer cores
 def test_clip_benchmark_sees_what_ours_sees(clip_rn, paths, tmp_path):
     pytest.importorskip("clip_benchmark", reason="needs the extra bench")
     job = {"paths": paths, "cache": str(tmp_path / "cache")}
