@@ -50,7 +50,11 @@ class Contender:
             cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said,
             env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
         )  # fmt: skip
-        self.about = self._reply()
+        try:
+            self.about = self._reply()
+        except ContenderError:
+            self.__exit__()
+            raise
 
     def run(self, job):
         """Do a job, a dict of arguments: dict with seconds, processor seconds ("cpu") and result.
@@ -83,6 +87,7 @@ class Contender:
             self.process.stdin.close()  # its end of file
         self.process.stdout.close()
         self.process.wait()
+        self.said.close()
 
 
 def missing(side):
