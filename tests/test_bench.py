@@ -236,7 +236,7 @@ def rows_of(**changes):
             rows[-1] |= {"unit": comparison.unit, "ratio": 100.0, "pairs": comparison.pairs}
             rows[-1] |= {"wanted": comparison.pairs}
     table = pd.DataFrame(rows).reindex(columns=bench.COLUMNS)
-    table = table.fillna({"hardware": "x, no GPU", "date": "", "commit": "", "versions": ""})
+    table = table.assign(hardware="x, no GPU", date="", commit="", versions="")
     table[["least", "most", "ours", "theirs"]] = 100.0
     for (work, peer), ratio in changes.get("ratios", {}).items():
         table.loc[(table.work == work) & (table.peer == peer), "ratio"] = ratio

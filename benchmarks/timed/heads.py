@@ -128,10 +128,10 @@ class Judge:
         rows = np.union1d(data["train"], data["val"]) if part == "fit" else data["test"]
         return data["X"][rows] @ head["W"] + head["b"], data["y"][rows]
 
-    def accuracy(self, head):
-        """Share of right test pictures."""
+    def right(self, head):
+        """Which test pictures are told right: bool array."""
         scores, y = self._scores(head, "test")
-        return (scores.argmax(1) == y).mean()
+        return scores.argmax(1) == y
 
     def loss(self, head):
         """What logistic regression minimises, in nats."""
@@ -154,10 +154,10 @@ class Judge:
                 raise Disagreement(f"ours ends at a loss of {one:.5f}, the peer's at {other:.5f}")
 
     def not_worse(self, ours, peer):
-        """At least as accurate."""
-        one, other = self.accuracy(ours), self.accuracy(peer)
-        if one < other - POINTS:
-            raise Disagreement(f"accuracies are {one:.2%} and {other:.2%}")
+        """At least as accurate, within POINTS, or one picture where there are few."""
+        one, other = self.right(ours), self.right(peer)
+        if other.sum() - one.sum() > max(POINTS * len(one), 1):
+            raise Disagreement(f"accuracies are {one.mean():.2%} and {other.mean():.2%}")
 
     def same_answers(self, ours, peer):
         """The same strength and nearly the same answers; refitted to more, strengths weigh more."""
