@@ -4,7 +4,7 @@ DATA   ?= data/fruits-mini
 OUTPUT ?= output
 BIN    := .venv/bin
 
-.PHONY: figures gallery report test lab lint clean
+.PHONY: figures gallery report test bench lab lint clean
 
 figures: .venv/.installed
 	$(BIN)/cliphelpers run --data "$(DATA)" --output "$(OUTPUT)"
@@ -22,6 +22,17 @@ report: .venv/.installed
 
 test: .venv/.installed
 	$(BIN)/python -m pytest
+
+# Ours and its peers, timed in turn: benchmarks/bench.csv and benchmarks/RESULTS.md. Wants a quiet machine.
+bench: .venv/.installed build/tensorflow/.installed
+	$(BIN)/pip install -q -e '.[bench]'
+	$(BIN)/python benchmarks/bench.py
+
+# A peer that clashes with our packages
+build/tensorflow/.installed:
+	$(PYTHON) -m venv build/tensorflow
+	build/tensorflow/bin/pip install -q tensorflow-cpu safetensors
+	touch $@
 
 # On copies in lab/, which git ignores: what is saved there changes neither notebooks/ nor `make figures`.
 # It says the address itself. The kernel python3 is .venv's own, whatever kernels the user has.
