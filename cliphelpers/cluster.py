@@ -1,0 +1,273 @@
+"""Features of any number of pictures on any number of machines, by Ray Data.
+
+A job goes through a list of pictures with the digest of each. Tasks decode and preprocess them,
+actors encode them, and the features are written as Parquet files. What is done is known by digest,
+so that a job that was stopped goes on where it was, and a lost machine costs its last blocks alone.
+"""
+
+import hashlib
+import os
+import posixpath
+import sys
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache, partial
+
+import numpy as np
+
+from cliphelpers.cache import key_of
+from cliphelpers.encoders.encoder import default_device, encode_batch
+from cliphelpers.encoders.load import load_encoder
+from cliphelpers.features import kept_name
+from cliphelpers.images import ImageError, find_images, has_picture_name, read_image
+from cliphelpers.tables import listed_paths
+
+try:
+    import pyarrow as pa
+    import ray
+    from pyarrow import dataset, fs
+    from ray.data import ActorPoolStrategy, DataContext, SaveMode
+    from ray.data.checkpoint import CheckpointConfig
+except ImportError as error:
+    raise RuntimeError("It takes packages: pip install 'cliphelpers[cluster]'") from error
+
+_BLOCK = 256  # pictures that are decoded and encoded at once
+_FILES = 10_000  # of features at most, if nothing is stopped
+_READERS = 16  # threads of a task: a picture on another machine is long in coming
+_CPUS = 0.5  # of a core for each task and each actor, so that it has one of both
+_LIST = pa.schema(
+    [("path", pa.binary()), ("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()),
+     ("bytes", pa.large_binary()), ("digest", pa.string()), ("error", pa.string())]
+)  # fmt: skip
+
+
+def extract(data, spec, output, address=None):
+    """Write the features of pictures as Parquet files, which ``extract_features`` takes.
+
+    The files lie in ``output/<kept_name(encoder)>/``, with the columns ``digest`` (SHA-256 of a
+    picture's bytes), ``features`` (list of float32; of a CLIP before the projection) and ``error``
+    (""). A picture that cannot be read is a row with its error alone, and the next run tries it
+    again. Copies are computed as often as they are listed. Beside these files lie ``manifests/``
+    and ``checkpoints/``, with which a job that was stopped, given again, goes on.
+
+    Parameters
+    ----------
+    data : str
+        A local path, or an address that pyarrow knows (``s3://``, ``gs://``, ``fsspec+…://``):
+
+        - a folder of pictures, or a local CSV file that lists them;
+        - a Parquet file, or a folder of such: a row for each picture, with the column ``path`` (an
+          address, or from the manifest's folder) or ``bytes``, and ``digest``, as above, if it is
+          known: else every picture is read once more, before the others;
+        - a .tar file of WebDataset's, or a folder of such.
+    spec : str
+        See :func:`cliphelpers.encoders.load.load_encoder`. Only this machine reads the weights.
+    output : str
+        Path or address; all machines must see a local one as the same folder.
+    address : str, optional
+        Of a Ray cluster, such as ``ray://head:10001``, whose machines have this package; by default
+        what RAY_ADDRESS says, else this machine alone.
+
+    Returns
+    -------
+    tuple of (int, list of str)
+        How many pictures have got features, and the errors of those that have none.
+
+    Raises
+    ------
+    EncoderError
+        The encoder cannot be made.
+    ValueError, OSError
+        There are no pictures, or they cannot be listed.
+    RuntimeError
+        The job was stopped by an error; what is written is kept.
+    """
+    encoder = load_encoder(spec, device="cpu")
+    name, key = kept_name(encoder), key_of(data if "://" in data else os.path.abspath(data))
+    system, folder = _place(output)
+    target, listed, done = (
+        posixpath.join(folder, *parts)
+        for parts in ([name], ["manifests", key], ["checkpoints", name, key])
+    )
+    with ray.init(address, log_to_driver=False, logging_level="warning"):
+        context = DataContext.get_current().copy()
+        context.enable_progress_bars = sys.stderr.isatty()
+        before = set(_files(system, target))
+        try:
+            with DataContext.current(context):
+                listed = _list_pictures(data, system, listed)
+                context.checkpoint_config = CheckpointConfig(
+                    "digest", done, delete_checkpoint_on_success=False, override_filesystem=system
+                )
+                _encode(encoder, *listed, system, target)
+        except ray.exceptions.RayError as error:
+            words = str(error).strip().splitlines()[-1]
+            raise RuntimeError(f"{words}\nWhat is written is kept: the same goes on") from error
+    new = [file for file in _files(system, target) if file not in before]
+    table = dataset.dataset(new, filesystem=system, format="parquet")
+    errors = table.to_table(["error"], filter=dataset.field("error") != "")["error"].to_pylist()
+    return table.count_rows() - len(errors), errors
+
+
+# ------------------------------------------------------------------------------- what there is
+
+
+def _place(address):
+    """The file system of an address or a local path, and the path there."""
+    scheme, mark, rest = address.partition("://")
+    if not mark:
+        return fs.LocalFileSystem(), os.path.abspath(address)
+    host, _, path = rest.partition("/")
+    system, root = _root(f"{scheme}://{host}/")
+    return system, posixpath.join(root, path)
+
+
+@cache
+def _root(address):
+    return fs.FileSystem.from_uri(address)  # it can ask the network where a bucket lies
+
+
+def _files(system, folder):
+    """Paths of the files in a folder and below, sorted; none if it is not there."""
+    if isinstance(system, fs.LocalFileSystem):  # names of any bytes
+        files = [os.path.join(place, one) for place, _, names in os.walk(folder) for one in names]
+    else:
+        chosen = fs.FileSelector(folder, recursive=True, allow_not_found=True)
+        files = [one.path for one in system.get_file_info(chosen) if one.is_file]
+    return sorted(files)
+
+
+def _list_pictures(data, system, folder):
+    """Parquet files of a row for each picture with its digest, which are written if need be.
+
+    Returns
+    -------
+    tuple of (list of str, FileSystem, FileSystem, str)
+        The files and their file system; that of the pictures and the folder that paths are from.
+    """
+    source, place = _place(data)
+    local = isinstance(source, fs.LocalFileSystem)
+    single = source.get_file_info(place).is_file
+    files = [place] if single else _files(source, place)
+    base = posixpath.dirname(place) if single else place
+    tables, shards = ([one for one in files if one.endswith(end)] for end in (".parquet", ".tar"))
+    if tables:
+        columns = set(dataset.dataset(tables, filesystem=source, format="parquet").schema.names)
+        if not columns & {"path", "bytes"}:
+            raise ValueError(f"{data} needs the column path or bytes, but has {sorted(columns)}")
+        if "digest" in columns:
+            return tables, source, source, base
+        rows = ray.data.read_parquet(tables, filesystem=source)
+    else:
+        if single and data.lower().endswith(".csv"):
+            pictures = listed_paths(place)
+        else:
+            pictures = find_images(place) if local else filter(has_picture_name, files)
+        paths = pa.array(map(os.fsencode, shards or pictures), pa.binary())
+        if not len(paths):
+            raise ValueError(f"There are no pictures in {data}")
+        rows = ray.data.from_arrow(pa.table({"path": paths}))
+    rows = rows.repartition(target_num_rows_per_block=1 if shards else _BLOCK)
+    job = partial(_find, source=source, base=base)
+    rows = rows.map_batches(job, batch_format="pyarrow", num_cpus=_CPUS)
+    rows.write_parquet(folder, filesystem=system, mode=SaveMode.OVERWRITE)
+    return _files(system, folder), system, source, base
+
+
+def _find(batch, source, base):
+    """From paths and contents to pictures and their digests: tables of the schema _LIST."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = pool.map(partial(_known, source=source, base=base), batch.to_pylist())
+        return pa.Table.from_pylist(sum(found, []), _LIST)
+
+
+def _known(row, source, base):
+    """The rows of a picture, or of those in a .tar file, with their digests: list of dict."""
+    try:
+        if not _name(row).endswith(".tar"):
+            return [row | {"digest": _digest(_content(row, source, base))}]
+        with source.open_input_file(row["path"]) as file, tarfile.open(fileobj=file) as shard:
+            members = [one for one in shard if one.isfile() and has_picture_name(one.name)]
+            return [
+                row | {"name": f"{_name(row)}/{one.name}", "offset": one.offset_data,
+                       "size": one.size, "digest": _digest(shard.extractfile(one).read())}
+                for one in members
+            ]  # fmt: skip
+    except (OSError, tarfile.TarError) as error:
+        return [row | {"digest": _name(row), "error": f"Cannot read {_name(row)}: {error}"}]
+
+
+def _name(row):
+    """What a picture is called in errors."""
+    path = os.fsdecode(row.get("path") or "").encode("utf-8", "backslashreplace").decode()
+    return row.get("name") or path or row.get("digest", "bytes")
+
+
+def _digest(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def _content(row, source, base):
+    """The bytes of a picture."""
+    if row.get("bytes") is not None:
+        return row["bytes"]
+    path = os.fsdecode(row["path"])
+    source, path = _place(path) if "://" in path else (source, posixpath.join(base, path))
+    with source.open_input_file(os.fsencode(path)) as file:
+        return file.read_at(row["size"], row["offset"]) if row.get("size") else file.read()
+
+
+# ------------------------------------------------------------------------------- the work
+
+
+def _encode(encoder, files, listed, source, base, system, folder):
+    """Write the features of the pictures that Parquet files list."""
+    there = ray.cluster_resources()
+    gpus = int(there.get("GPU", 0))
+    total = dataset.dataset(files, filesystem=listed, format="parquet").count_rows()
+    decode = partial(_decode, preprocess=encoder.preprocess, source=source, base=base)
+    seen = ray.put(replace(encoder, text=None, tokenizer=None, projection=None))
+    rows = ray.data.read_parquet(files, filesystem=listed)
+    rows = rows.repartition(target_num_rows_per_block=_BLOCK)
+    rows = rows.map_batches(decode, batch_format="pyarrow", num_cpus=_CPUS)
+    rows = rows.map_batches(
+        _Actor, fn_constructor_args=[seen], compute=ActorPoolStrategy(size=gpus or int(there["CPU"])),
+        num_cpus=_CPUS, num_gpus=min(gpus, 1), batch_size=128 if gpus else 16,
+    )  # fmt: skip
+    rows.write_parquet(folder, filesystem=system, min_rows_per_file=max(_BLOCK, total // _FILES))
+
+
+def _decode(batch, preprocess, source, base):
+    """From rows of pictures to what the encoder takes: black, with an error, where it cannot be."""
+    rows, side = batch.to_pylist(), preprocess.size
+    pictures = np.zeros((len(rows), side, side, 3), np.uint8)
+    errors = [row.get("error") or "" for row in rows]
+
+    def read(place):
+        try:
+            content = _content(rows[place], source, base)
+            if _digest(content) != rows[place]["digest"]:
+                raise ImageError(f"The digest of {_name(rows[place])} is not the SHA-256 of it")
+            pictures[place] = preprocess(read_image(_name(rows[place]), content))
+        except (ImageError, OSError) as error:
+            errors[place] = str(error)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        list(pool.map(read, [place for place, error in enumerate(errors) if not error]))
+    digests = [row["digest"] for row in rows]
+    return {"digest": np.array(digests), "error": np.array(errors), "pictures": pictures}
+
+
+class _Actor:
+    """Holds the encoder, and takes blocks of pictures."""
+
+    def __init__(self, encoder):
+        self.encoder = replace(ray.get(encoder), device=default_device())
+
+    def __call__(self, batch):
+        features, errors = encode_batch(self.encoder, batch["pictures"]), batch["error"]
+        vectors = [None if error else row for row, error in zip(features, errors, strict=True)]
+        known = np.where(errors == "", batch["digest"], "")  # so that others are tried again
+        vectors = pa.array(vectors, pa.list_(pa.float32()))
+        return pa.table({"digest": known, "features": vectors, "error": errors})
