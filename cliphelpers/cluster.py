@@ -6,6 +6,7 @@ so that a job that was stopped goes on where it was, and a lost machine costs it
 """
 
 import hashlib
+import logging
 import os
 import posixpath
 import sys
@@ -35,7 +36,6 @@ except ImportError as error:
 _BLOCK = 256  # pictures that are decoded and encoded at once
 _FILES = 10_000  # of features at most, if nothing is stopped
 _READERS = 16  # threads of a task: a picture on another machine is long in coming
-_CPUS = 0.5  # of a core for each task and each actor, so that it has one of both
 _LIST = pa.schema(
     [("path", pa.binary()), ("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()),
      ("bytes", pa.large_binary()), ("digest", pa.string()), ("error", pa.string())]
@@ -90,6 +90,7 @@ def extract(data, spec, output, address=None):
         posixpath.join(folder, *parts)
         for parts in ([name], ["manifests", key], ["checkpoints", name, key])
     )
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # else it tells of each step
     with ray.init(address, log_to_driver=False, logging_level="warning"):
         context = DataContext.get_current().copy()
         context.enable_progress_bars = sys.stderr.isatty()
@@ -104,8 +105,10 @@ def extract(data, spec, output, address=None):
         except ray.exceptions.RayError as error:
             words = str(error).strip().splitlines()[-1]
             raise RuntimeError(f"{words}\nWhat is written is kept: the same goes on") from error
-    new = [file for file in _files(system, target) if file not in before]
-    table = dataset.dataset(new, filesystem=system, format="parquet")
+    new = sorted(set(_files(system, target)) - before)
+    if not new:  # all was there
+        return 0, []
+    table = dataset.dataset(new, filesystem=system)
     errors = table.to_table(["error"], filter=dataset.field("error") != "")["error"].to_pylist()
     return table.count_rows() - len(errors), errors
 
@@ -129,7 +132,9 @@ def _root(address):
 
 
 def _files(system, folder):
-    """Paths of the files in a folder and below, sorted; none if it is not there."""
+    """Paths of the files in a folder and below, sorted, or of the file that it is."""
+    if system.get_file_info(folder).is_file:
+        return [folder]
     if isinstance(system, fs.LocalFileSystem):  # names of any bytes
         files = [os.path.join(place, one) for place, _, names in os.walk(folder) for one in names]
     else:
@@ -143,36 +148,36 @@ def _list_pictures(data, system, folder):
 
     Returns
     -------
-    tuple of (list of str, FileSystem, FileSystem, str)
-        The files and their file system; that of the pictures and the folder that paths are from.
+    tuple of (str, FileSystem, FileSystem, str)
+        The files' folder, or the only file, and their file system; that of the pictures, and the
+        folder that their paths are from.
     """
     source, place = _place(data)
     local = isinstance(source, fs.LocalFileSystem)
-    single = source.get_file_info(place).is_file
-    files = [place] if single else _files(source, place)
-    base = posixpath.dirname(place) if single else place
+    files = _files(source, place)
+    if not files:
+        raise FileNotFoundError(f"There is nothing in {data}")
+    base = posixpath.dirname(place) if place in files else place
     tables, shards = ([one for one in files if one.endswith(end)] for end in (".parquet", ".tar"))
     if tables:
-        columns = set(dataset.dataset(tables, filesystem=source, format="parquet").schema.names)
+        columns = set(dataset.dataset(tables, filesystem=source).schema.names)
         if not columns & {"path", "bytes"}:
             raise ValueError(f"{data} needs the column path or bytes, but has {sorted(columns)}")
         if "digest" in columns:
-            return tables, source, source, base
-        rows = ray.data.read_parquet(tables, filesystem=source)
+            return place, source, source, base
+        rows = ray.data.read_parquet(place, filesystem=source)
     else:
-        if single and data.lower().endswith(".csv"):
-            pictures = listed_paths(place)
-        else:
-            pictures = find_images(place) if local else filter(has_picture_name, files)
-        paths = pa.array(map(os.fsencode, shards or pictures), pa.binary())
-        if not len(paths):
-            raise ValueError(f"There are no pictures in {data}")
+        if place in files and place.lower().endswith(".csv"):
+            files = listed_paths(place)
+        elif not shards:
+            files = find_images(place) if local else [*filter(has_picture_name, files)]
+        paths = pa.array(map(os.fsencode, shards or files), pa.binary())
         rows = ray.data.from_arrow(pa.table({"path": paths}))
     rows = rows.repartition(target_num_rows_per_block=1 if shards else _BLOCK)
     job = partial(_find, source=source, base=base)
-    rows = rows.map_batches(job, batch_format="pyarrow", num_cpus=_CPUS)
+    rows = rows.map_batches(job, batch_format="pyarrow")
     rows.write_parquet(folder, filesystem=system, mode=SaveMode.OVERWRITE)
-    return _files(system, folder), system, source, base
+    return folder, system, source, base
 
 
 def _find(batch, source, base):
@@ -221,21 +226,21 @@ def _content(row, source, base):
 # ------------------------------------------------------------------------------- the work
 
 
-def _encode(encoder, files, listed, source, base, system, folder):
+def _encode(encoder, manifest, listed, source, base, system, folder):
     """Write the features of the pictures that Parquet files list."""
-    there = ray.cluster_resources()
-    gpus = int(there.get("GPU", 0))
-    total = dataset.dataset(files, filesystem=listed, format="parquet").count_rows()
+    cores, gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
     decode = partial(_decode, preprocess=encoder.preprocess, source=source, base=base)
-    seen = ray.put(replace(encoder, text=None, tokenizer=None, projection=None))
-    rows = ray.data.read_parquet(files, filesystem=listed)
+    seen = replace(encoder, text=None, tokenizer=None, projection=None)
+    rows = ray.data.read_parquet(manifest, filesystem=listed)
     rows = rows.repartition(target_num_rows_per_block=_BLOCK)
-    rows = rows.map_batches(decode, batch_format="pyarrow", num_cpus=_CPUS)
+    rows = rows.map_batches(decode, batch_format="pyarrow")
     rows = rows.map_batches(
-        _Actor, fn_constructor_args=[seen], compute=ActorPoolStrategy(size=gpus or int(there["CPU"])),
-        num_cpus=_CPUS, num_gpus=min(gpus, 1), batch_size=128 if gpus else 16,
+        _Actor, fn_constructor_args=[seen], compute=ActorPoolStrategy(size=gpus or cores),
+        num_cpus=0, num_gpus=min(gpus, 1), batch_size=128 if gpus else 16,
     )  # fmt: skip
-    rows.write_parquet(folder, filesystem=system, min_rows_per_file=max(_BLOCK, total // _FILES))
+    total = dataset.dataset(_files(listed, manifest), filesystem=listed).count_rows()
+    least = max(_BLOCK, total // _FILES)
+    rows.write_parquet(folder, filesystem=system, min_rows_per_file=least)
 
 
 def _decode(batch, preprocess, source, base):
@@ -263,7 +268,7 @@ class _Actor:
     """Holds the encoder, and takes blocks of pictures."""
 
     def __init__(self, encoder):
-        self.encoder = replace(ray.get(encoder), device=default_device())
+        self.encoder = replace(encoder, device=default_device())
 
     def __call__(self, batch):
         features, errors = encode_batch(self.encoder, batch["pictures"]), batch["error"]
