@@ -12,6 +12,7 @@ import posixpath
 import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
 
@@ -67,7 +68,7 @@ def extract(data, spec, output, address=None):
         Path or address; all machines must see a local one as the same folder.
     address : str, optional
         Of a Ray cluster, such as ``ray://head:10001``, whose machines have this package; by default
-        what RAY_ADDRESS says, else this machine alone.
+        the one that this process uses already, what RAY_ADDRESS says, or this machine alone.
 
     Returns
     -------
@@ -86,26 +87,26 @@ def extract(data, spec, output, address=None):
     encoder = load_encoder(spec, device="cpu")
     name, key = kept_name(encoder), key_of(data if "://" in data else os.path.abspath(data))
     system, folder = _place(output)
-    target, listed, done = (
-        posixpath.join(folder, *parts)
-        for parts in ([name], ["manifests", key], ["checkpoints", name, key])
-    )
+    target = posixpath.join(folder, name)
+    before = _files(system, target)
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # else it tells of each step
-    with ray.init(address, log_to_driver=False, logging_level="warning"):
+    ours = not ray.is_initialized()
+    with ray.init(address, log_to_driver=False) if ours else nullcontext():
         context = DataContext.get_current().copy()
         context.enable_progress_bars = sys.stderr.isatty()
-        before = set(_files(system, target))
         try:
             with DataContext.current(context):
+                listed = posixpath.join(folder, "manifests", key)
                 listed = _list_pictures(data, system, listed)
                 context.checkpoint_config = CheckpointConfig(
-                    "digest", done, delete_checkpoint_on_success=False, override_filesystem=system
-                )
+                    "digest", posixpath.join(folder, "checkpoints", name, key),
+                    delete_checkpoint_on_success=False, override_filesystem=system,
+                )  # fmt: skip
                 _encode(encoder, *listed, system, target)
         except ray.exceptions.RayError as error:
             words = str(error).strip().splitlines()[-1]
             raise RuntimeError(f"{words}\nWhat is written is kept: the same goes on") from error
-    new = sorted(set(_files(system, target)) - before)
+    new = sorted({*_files(system, target)} - {*before})
     if not new:  # all was there
         return 0, []
     table = dataset.dataset(new, filesystem=system)
