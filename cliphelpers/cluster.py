@@ -9,7 +9,6 @@ import hashlib
 import logging
 import os
 import posixpath
-import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -22,7 +21,7 @@ from cliphelpers.cache import key_of
 from cliphelpers.encoders.encoder import default_device, encode_batch
 from cliphelpers.encoders.load import load_encoder
 from cliphelpers.features import kept_name
-from cliphelpers.images import ImageError, find_images, has_picture_name, read_image
+from cliphelpers.images import find_images, has_picture_name, read_image
 from cliphelpers.tables import listed_paths
 
 try:
@@ -37,10 +36,10 @@ except ImportError as error:
 _BLOCK = 256  # pictures that are decoded and encoded at once
 _FILES = 10_000  # of features at most, if nothing is stopped
 _READERS = 16  # threads of a task: a picture on another machine is long in coming
-_LIST = pa.schema(
-    [("path", pa.binary()), ("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64()),
-     ("bytes", pa.large_binary()), ("digest", pa.string()), ("error", pa.string())]
-)  # fmt: skip
+_LIST = {
+    "path": pa.binary(), "name": pa.string(), "offset": pa.int64(), "size": pa.int64(),
+    "bytes": pa.large_binary(), "digest": pa.string(), "error": pa.string(),
+}  # fmt: skip
 
 
 def extract(data, spec, output, address=None):
@@ -87,49 +86,36 @@ def extract(data, spec, output, address=None):
     encoder = load_encoder(spec, device="cpu")
     name, key = kept_name(encoder), key_of(data if "://" in data else os.path.abspath(data))
     system, folder = _place(output)
-    target = posixpath.join(folder, name)
+    target, done = posixpath.join(folder, name), posixpath.join(folder, "checkpoints", name, key)
     before = _files(system, target)
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # else it tells of each step
-    ours = not ray.is_initialized()
-    with ray.init(address, log_to_driver=False) if ours else nullcontext():
-        context = DataContext.get_current().copy()
-        context.enable_progress_bars = sys.stderr.isatty()
-        try:
+    try:
+        with nullcontext() if ray.is_initialized() else ray.init(address, log_to_driver=False):
+            manifest = _list_pictures(data, system, posixpath.join(folder, "manifests", key))
+            context = DataContext.get_current().copy()
+            context.checkpoint_config = CheckpointConfig(
+                "digest", done, delete_checkpoint_on_success=False, override_filesystem=system
+            )
             with DataContext.current(context):
-                listed = posixpath.join(folder, "manifests", key)
-                listed = _list_pictures(data, system, listed)
-                context.checkpoint_config = CheckpointConfig(
-                    "digest", posixpath.join(folder, "checkpoints", name, key),
-                    delete_checkpoint_on_success=False, override_filesystem=system,
-                )  # fmt: skip
-                _encode(encoder, *listed, system, target)
-        except ray.exceptions.RayError as error:
-            words = str(error).strip().splitlines()[-1]
-            raise RuntimeError(f"{words}\nWhat is written is kept: the same goes on") from error
-    new = sorted({*_files(system, target)} - {*before})
-    if not new:  # all was there
-        return 0, []
-    table = dataset.dataset(new, filesystem=system)
-    errors = table.to_table(["error"], filter=dataset.field("error") != "")["error"].to_pylist()
+                _encode(encoder, *manifest, system, target)
+    except ray.exceptions.RayError as error:
+        words = str(error).strip().splitlines()[-1]
+        raise RuntimeError(f"{words}\nWhat is written is kept: the same goes on") from error
+    new = sorted({*_files(system, target)} - {*before})  # none if all was there
+    table = dataset.dataset(new, pa.schema({"error": pa.string()}), "parquet", system)
+    errors = table.to_table(filter=dataset.field("error") != "")["error"].to_pylist()
     return table.count_rows() - len(errors), errors
 
 
 # ------------------------------------------------------------------------------- what there is
 
 
+@cache  # it can ask the network where a bucket lies
 def _place(address):
     """The file system of an address or a local path, and the path there."""
-    scheme, mark, rest = address.partition("://")
-    if not mark:
-        return fs.LocalFileSystem(), os.path.abspath(address)
-    host, _, path = rest.partition("/")
-    system, root = _root(f"{scheme}://{host}/")
-    return system, posixpath.join(root, path)
-
-
-@cache
-def _root(address):
-    return fs.FileSystem.from_uri(address)  # it can ask the network where a bucket lies
+    if "://" in address:
+        return fs.FileSystem.from_uri(address)
+    return fs.LocalFileSystem(), os.path.abspath(address)
 
 
 def _files(system, folder):
@@ -154,10 +140,7 @@ def _list_pictures(data, system, folder):
         folder that their paths are from.
     """
     source, place = _place(data)
-    local = isinstance(source, fs.LocalFileSystem)
     files = _files(source, place)
-    if not files:
-        raise FileNotFoundError(f"There is nothing in {data}")
     base = posixpath.dirname(place) if place in files else place
     tables, shards = ([one for one in files if one.endswith(end)] for end in (".parquet", ".tar"))
     if tables:
@@ -170,22 +153,28 @@ def _list_pictures(data, system, folder):
     else:
         if place in files and place.lower().endswith(".csv"):
             files = listed_paths(place)
-        elif not shards:
-            files = find_images(place) if local else [*filter(has_picture_name, files)]
-        paths = pa.array(map(os.fsencode, shards or files), pa.binary())
-        rows = ray.data.from_arrow(pa.table({"path": paths}))
+        elif isinstance(source, fs.LocalFileSystem) and not shards:
+            files = find_images(place)
+        else:
+            files = shards or [*filter(has_picture_name, files)]
+        if not files:
+            raise ValueError(f"There are no pictures in {data}")
+        rows = ray.data.from_arrow(pa.table({"path": [os.fsencode(one) for one in files]}))
     rows = rows.repartition(target_num_rows_per_block=1 if shards else _BLOCK)
-    job = partial(_find, source=source, base=base)
-    rows = rows.map_batches(job, batch_format="pyarrow")
+    rows = rows.map_batches(partial(_find, source=source, base=base), batch_format="pyarrow")
     rows.write_parquet(folder, filesystem=system, mode=SaveMode.OVERWRITE)
     return folder, system, source, base
 
 
 def _find(batch, source, base):
-    """From paths and contents to pictures and their digests: tables of the schema _LIST."""
+    """From paths and contents to pictures and their digests: tables of the columns _LIST."""
+    found = _at_once(partial(_known, source=source, base=base), batch.to_pylist())
+    return pa.Table.from_pylist(sum(found, []), pa.schema(_LIST))
+
+
+def _at_once(function, jobs):
     with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(partial(_known, source=source, base=base), batch.to_pylist())
-        return pa.Table.from_pylist(sum(found, []), _LIST)
+        return list(pool.map(function, jobs))
 
 
 def _known(row, source, base):
@@ -194,13 +183,12 @@ def _known(row, source, base):
         if not _name(row).endswith(".tar"):
             return [row | {"digest": _digest(_content(row, source, base))}]
         with source.open_input_file(row["path"]) as file, tarfile.open(fileobj=file) as shard:
-            members = [one for one in shard if one.isfile() and has_picture_name(one.name)]
             return [
                 row | {"name": f"{_name(row)}/{one.name}", "offset": one.offset_data,
                        "size": one.size, "digest": _digest(shard.extractfile(one).read())}
-                for one in members
+                for one in shard if one.isfile() and has_picture_name(one.name)
             ]  # fmt: skip
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, ValueError, tarfile.TarError) as error:
         return [row | {"digest": _name(row), "error": f"Cannot read {_name(row)}: {error}"}]
 
 
@@ -218,9 +206,9 @@ def _content(row, source, base):
     """The bytes of a picture."""
     if row.get("bytes") is not None:
         return row["bytes"]
-    path = os.fsdecode(row["path"])
-    source, path = _place(path) if "://" in path else (source, posixpath.join(base, path))
-    with source.open_input_file(os.fsencode(path)) as file:
+    folder, name = posixpath.split(os.fsdecode(row["path"]))
+    source, base = _place(folder) if "://" in folder else (source, posixpath.join(base, folder))
+    with source.open_input_file(os.fsencode(posixpath.join(base, name))) as file:
         return file.read_at(row["size"], row["offset"]) if row.get("size") else file.read()
 
 
@@ -240,29 +228,24 @@ def _encode(encoder, manifest, listed, source, base, system, folder):
         num_cpus=0, num_gpus=min(gpus, 1), batch_size=128 if gpus else 16,
     )  # fmt: skip
     total = dataset.dataset(_files(listed, manifest), filesystem=listed).count_rows()
-    least = max(_BLOCK, total // _FILES)
-    rows.write_parquet(folder, filesystem=system, min_rows_per_file=least)
+    rows.write_parquet(folder, filesystem=system, min_rows_per_file=max(_BLOCK, total // _FILES))
 
 
 def _decode(batch, preprocess, source, base):
     """From rows of pictures to what the encoder takes: black, with an error, where it cannot be."""
-    rows, side = batch.to_pylist(), preprocess.size
-    pictures = np.zeros((len(rows), side, side, 3), np.uint8)
-    errors = [row.get("error") or "" for row in rows]
 
-    def read(place):
+    def read(row):
         try:
-            content = _content(rows[place], source, base)
-            if _digest(content) != rows[place]["digest"]:
-                raise ImageError(f"The digest of {_name(rows[place])} is not the SHA-256 of it")
-            pictures[place] = preprocess(read_image(_name(rows[place]), content))
-        except (ImageError, OSError) as error:
-            errors[place] = str(error)
+            content = _content(row, source, base)
+            if _digest(content) != row["digest"]:
+                raise ValueError(f"The digest of {_name(row)} is not the SHA-256 of its content")
+            return preprocess(read_image(_name(row), content)), ""
+        except (OSError, ValueError) as error:  # ImageError is one
+            black = np.zeros((preprocess.size, preprocess.size, 3), np.uint8)
+            return black, row.get("error") or str(error)
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        list(pool.map(read, [place for place, error in enumerate(errors) if not error]))
-    digests = [row["digest"] for row in rows]
-    return {"digest": np.array(digests), "error": np.array(errors), "pictures": pictures}
+    pictures, errors = zip(*_at_once(read, batch.to_pylist()), strict=True)
+    return {"digest": batch["digest"], "error": np.array(errors), "pictures": np.stack(pictures)}
 
 
 class _Actor:
