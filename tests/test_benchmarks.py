@@ -23,7 +23,7 @@ def load(name):
 
 
 intervals, looks = load("intervals"), load("looks")
-reading, doubtful = load("reading"), load("doubtful")
+reading, doubtful, scale = load("reading"), load("doubtful"), load("scale")
 
 
 # ------------------------------------------------------------------------------- intervals
@@ -128,3 +128,47 @@ def test_of_the_committed_exchanges_four_in_five_are_found():
     table = pd.read_csv(BENCHMARKS / "doubtful.csv")
     assert len(table) == len(doubtful.ENCODERS) * len(doubtful.SEEDS)
     assert table.found.min() > 0.8
+
+
+# ------------------------------------------------------------------------------- a billion pictures
+
+
+def costs_of(folder, fixed=30.0):
+    """Costs as they are read from runs of which all is known."""
+    rows = [
+        {"encoder": "clip-mini-vit", "way": way, "pictures": n, "seconds": start + n * each,
+         "memory": 500 + n * more / 2**20, "bytes of features": 3000.0,
+         "bytes of checkpoints": 70.0, "bytes of manifests": 150.0}
+        for way, start, each, more in (("process", 1, 0.008, 0), ("cluster", fixed, 0.01, 400))
+        for n in (1000, 10_000)
+    ]  # fmt: skip
+    rows.append({"encoder": "ViT-B/32 shape", "way": "process", "pictures": 100, "seconds": 8.0})
+    pd.DataFrame(rows).to_csv(folder / "cluster.csv", index=False)
+    return scale.read_costs(folder / "cluster.csv")
+
+
+def test_costs_are_slopes_so_that_the_start_does_not_count(tmp_path):
+    costs = costs_of(tmp_path)
+    assert costs["two cores"] == pytest.approx(0.008) and costs["large"] == pytest.approx(0.08)
+    assert costs["two actors"] == pytest.approx(0.01) and costs["start"] == pytest.approx(30)
+    assert costs["driver"] == pytest.approx(400) and costs["checkpoint"] == 70
+
+
+def test_what_is_carried_on_is_plain_arithmetic(tmp_path):
+    took = scale.carry(costs_of(tmp_path), machines=10)
+    assert took["share"] == pytest.approx(0.8) and took["core"] == pytest.approx(0.2)
+    assert took["core hours"] == pytest.approx(1e9 * 0.2 / 3600)
+    assert took["hours"] == pytest.approx(1e9 * 0.2 / 3600 / (10 * scale.CORES))
+    assert took["euros"] == pytest.approx(1e9 * 0.2 / 3600 / scale.CORES * 0.75)
+    assert took["network"] == pytest.approx(2 * scale.CORES / 0.2 * 100_000 * 8 / 1e9)
+    assert took["features TB"] == pytest.approx(3.072)
+    assert took["checkpoints GB"] == pytest.approx(70)
+    alone = scale.carry(costs_of(tmp_path), machines=1)
+    assert alone["hours"] == pytest.approx(10 * took["hours"])
+    assert alone["euros"] == pytest.approx(took["euros"])
+
+
+def test_the_page_is_what_the_script_makes_of_the_committed_costs():
+    page = BENCHMARKS.parent / "report" / "scale.md"
+    costs = scale.read_costs(BENCHMARKS / "cluster.csv")
+    assert page.read_text(encoding="utf-8") == scale.page(costs)
