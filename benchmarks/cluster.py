@@ -3,9 +3,9 @@
     python benchmarks/cluster.py          # writes benchmarks/cluster.csv
 
 Pictures are copies of data/fruits-mini, made different by some bytes at their ends. Each run is a
-process of its own, and the two ways take turns. "seconds" go from files to features, Ray's start
-included; "memory" is the peak of the process that was called (MiB), "bytes" what lies on the disk
-for each picture. A picture more costs what lies between the runs of most and of fewest pictures.
+process of its own, and the two ways take turns. "seconds" go from files to features, the loading
+of the encoder and Ray's start included; "memory" is the peak of the process that was called (MiB),
+"bytes" what lies on the disk for each picture. A picture more costs what lies between the runs of most and of fewest pictures.
 """
 
 import json
@@ -18,6 +18,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
+
+from cliphelpers.cluster import extract
+from cliphelpers.encoders.load import load_encoder
+from cliphelpers.features import extract_features
 
 HERE = Path(__file__).resolve()
 DATA = HERE.parents[1] / "data"
@@ -40,16 +44,11 @@ def copies(folder, count):
 
 
 def on_a_process(folder, spec, output):
-    from cliphelpers.encoders.load import load_encoder
-    from cliphelpers.features import extract_features
-
     index = pd.DataFrame({"path": sorted(map(str, Path(folder).iterdir()))})
     extract_features(load_encoder(spec), index, cache=output)
 
 
 def on_a_cluster(folder, spec, output):
-    from cliphelpers.cluster import extract
-
     count, errors = extract(folder, spec, output)
     assert count == len(os.listdir(folder)) and not errors
 

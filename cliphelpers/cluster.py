@@ -5,15 +5,14 @@ actors encode them, and the features are written as Parquet files. What is done 
 so that a job that was stopped goes on where it was, and a lost machine costs its last blocks alone.
 """
 
-import hashlib
 import logging
 import os
 import posixpath
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
+from hashlib import sha256
 
 import numpy as np
 
@@ -28,7 +27,7 @@ try:
     import pyarrow as pa
     import ray
     from pyarrow import dataset, fs
-    from ray.data import ActorPoolStrategy, DataContext, SaveMode
+    from ray.data import ActorPoolStrategy, SaveMode
     from ray.data.checkpoint import CheckpointConfig
 except ImportError as error:
     raise RuntimeError("It takes packages: pip install 'cliphelpers[cluster]'") from error
@@ -36,10 +35,8 @@ except ImportError as error:
 _BLOCK = 256  # pictures that are decoded and encoded at once
 _FILES = 10_000  # of features at most, if nothing is stopped
 _READERS = 16  # threads of a task: a picture on another machine is long in coming
-_LIST = {
-    "path": pa.binary(), "name": pa.string(), "offset": pa.int64(), "size": pa.int64(),
-    "bytes": pa.large_binary(), "digest": pa.string(), "error": pa.string(),
-}  # fmt: skip
+_LIST = {"path": pa.binary(), "name": pa.string(), "offset": pa.int64(), "size": pa.int64(),
+         "bytes": pa.large_binary(), "digest": pa.string(), "error": pa.string()}  # fmt: skip
 
 
 def extract(data, spec, output, address=None):
@@ -88,16 +85,12 @@ def extract(data, spec, output, address=None):
     system, folder = _place(output)
     target, done = posixpath.join(folder, name), posixpath.join(folder, "checkpoints", name, key)
     before = _files(system, target)
+    ray.init(address, ignore_reinit_error=True, log_to_driver=False)
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # else it tells of each step
+    ray.data.DataContext.get_current().use_datasource_v2 = False  # it starts 32 processes to read
     try:
-        with nullcontext() if ray.is_initialized() else ray.init(address, log_to_driver=False):
-            manifest = _list_pictures(data, system, posixpath.join(folder, "manifests", key))
-            context = DataContext.get_current().copy()
-            context.checkpoint_config = CheckpointConfig(
-                "digest", done, delete_checkpoint_on_success=False, override_filesystem=system
-            )
-            with DataContext.current(context):
-                _encode(encoder, *manifest, system, target)
+        listed = _list_pictures(data, system, posixpath.join(folder, "manifests", key))
+        _encode(encoder, *listed, system, target, done)
     except ray.exceptions.RayError as error:
         words = str(error).strip().splitlines()[-1]
         raise RuntimeError(f"{words}\nWhat is written is kept: the same goes on") from error
@@ -110,24 +103,24 @@ def extract(data, spec, output, address=None):
 # ------------------------------------------------------------------------------- what there is
 
 
-@cache  # it can ask the network where a bucket lies
+_from_address = cache(fs.FileSystem.from_uri)  # it can ask the network where a bucket lies
+
+
 def _place(address):
     """The file system of an address or a local path, and the path there."""
     if "://" in address:
-        return fs.FileSystem.from_uri(address)
+        return _from_address(address)
     return fs.LocalFileSystem(), os.path.abspath(address)
 
 
 def _files(system, folder):
-    """Paths of the files in a folder and below, sorted, or of the file that it is."""
+    """Paths of the files in a folder and below, or of the file that it is."""
     if system.get_file_info(folder).is_file:
         return [folder]
     if isinstance(system, fs.LocalFileSystem):  # names of any bytes
-        files = [os.path.join(place, one) for place, _, names in os.walk(folder) for one in names]
-    else:
-        chosen = fs.FileSelector(folder, recursive=True, allow_not_found=True)
-        files = [one.path for one in system.get_file_info(chosen) if one.is_file]
-    return sorted(files)
+        return [os.path.join(place, one) for place, _, names in os.walk(folder) for one in names]
+    chosen = fs.FileSelector(folder, recursive=True, allow_not_found=True)
+    return [one.path for one in system.get_file_info(chosen) if one.is_file]
 
 
 def _list_pictures(data, system, folder):
@@ -181,11 +174,12 @@ def _known(row, source, base):
     """The rows of a picture, or of those in a .tar file, with their digests: list of dict."""
     try:
         if not _name(row).endswith(".tar"):
-            return [row | {"digest": _digest(_content(row, source, base))}]
+            return [row | {"digest": sha256(_content(row, source, base)).hexdigest()}]
         with source.open_input_file(row["path"]) as file, tarfile.open(fileobj=file) as shard:
             return [
-                row | {"name": f"{_name(row)}/{one.name}", "offset": one.offset_data,
-                       "size": one.size, "digest": _digest(shard.extractfile(one).read())}
+                row | {"name": f"{_name(row)}/{one.name}",
+                       "offset": one.offset_data, "size": one.size,
+                       "digest": sha256(shard.extractfile(one).read()).hexdigest()}
                 for one in shard if one.isfile() and has_picture_name(one.name)
             ]  # fmt: skip
     except (OSError, ValueError, tarfile.TarError) as error:
@@ -196,10 +190,6 @@ def _name(row):
     """What a picture is called in errors."""
     path = os.fsdecode(row.get("path") or "").encode("utf-8", "backslashreplace").decode()
     return row.get("name") or path or row.get("digest", "bytes")
-
-
-def _digest(content):
-    return hashlib.sha256(content).hexdigest()
 
 
 def _content(row, source, base):
@@ -215,17 +205,20 @@ def _content(row, source, base):
 # ------------------------------------------------------------------------------- the work
 
 
-def _encode(encoder, manifest, listed, source, base, system, folder):
-    """Write the features of the pictures that Parquet files list."""
+def _encode(encoder, manifest, listed, source, base, system, folder, done):
+    """Write the features of the pictures that Parquet files list, but for those that are done."""
     cores, gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
     decode = partial(_decode, preprocess=encoder.preprocess, source=source, base=base)
-    seen = replace(encoder, text=None, tokenizer=None, projection=None)
     rows = ray.data.read_parquet(manifest, filesystem=listed)
+    rows.context.checkpoint_config = CheckpointConfig(
+        "digest", done, delete_checkpoint_on_success=False, override_filesystem=system
+    )
     rows = rows.repartition(target_num_rows_per_block=_BLOCK)
     rows = rows.map_batches(decode, batch_format="pyarrow")
     rows = rows.map_batches(
-        _Actor, fn_constructor_args=[seen], compute=ActorPoolStrategy(size=gpus or cores),
-        num_cpus=0, num_gpus=min(gpus, 1), batch_size=128 if gpus else 16,
+        _Actor, fn_constructor_args=[replace(encoder, text=None, tokenizer=None, projection=None)],
+        compute=ActorPoolStrategy(size=gpus or cores), num_cpus=0, num_gpus=min(gpus, 1),
+        batch_size=128 if gpus else 16,
     )  # fmt: skip
     total = dataset.dataset(_files(listed, manifest), filesystem=listed).count_rows()
     rows.write_parquet(folder, filesystem=system, min_rows_per_file=max(_BLOCK, total // _FILES))
@@ -237,7 +230,7 @@ def _decode(batch, preprocess, source, base):
     def read(row):
         try:
             content = _content(row, source, base)
-            if _digest(content) != row["digest"]:
+            if sha256(content).hexdigest() != row["digest"]:
                 raise ValueError(f"The digest of {_name(row)} is not the SHA-256 of its content")
             return preprocess(read_image(_name(row), content)), ""
         except (OSError, ValueError) as error:  # ImageError is one
