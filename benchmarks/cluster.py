@@ -5,7 +5,8 @@
 Pictures are copies of data/fruits-mini, made different by some bytes at their ends. Each run is a
 process of its own, and the two ways take turns. "seconds" go from files to features, the loading
 of the encoder and Ray's start included; "memory" is the peak of the process that was called (MiB),
-"bytes" what lies on the disk for each picture. A picture more costs what lies between the runs of most and of fewest pictures.
+"bytes" what lies on the disk for each picture. A picture more costs what lies between the runs of
+most and of fewest pictures.
 """
 
 import json
