@@ -34,7 +34,6 @@ except ImportError as error:
 
 _BLOCK = 256  # pictures that are decoded and encoded at once
 _FILES = 10_000  # of features at most, if nothing is stopped
-_READERS = 16  # threads of a task: a picture on another machine is long in coming
 _LIST = {"path": pa.binary(), "name": pa.string(), "offset": pa.int64(), "size": pa.int64(),
          "bytes": pa.large_binary(), "digest": pa.string(), "error": pa.string()}  # fmt: skip
 
@@ -85,7 +84,7 @@ def extract(data, spec, output, address=None):
     system, folder = _place(output)
     target, done = posixpath.join(folder, name), posixpath.join(folder, "checkpoints", name, key)
     before = _files(system, target)
-    ray.init(address, ignore_reinit_error=True, log_to_driver=False)
+    ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level="error")
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # else it tells of each step
     ray.data.DataContext.get_current().use_datasource_v2 = False  # it starts 32 processes to read
     try:
@@ -166,7 +165,7 @@ def _find(batch, source, base):
 
 
 def _at_once(function, jobs):
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(16) as pool:  # a picture on another machine is long in coming
         return list(pool.map(function, jobs))
 
 

@@ -173,7 +173,8 @@ def shards(folder, place):
 
 def table_of_bytes(folder, place):
     contents = [path.read_bytes() for path in sorted(folder.iterdir())]
-    pd.DataFrame({"bytes": contents, "label": "fruit"}).to_parquet(place)
+    place.mkdir()
+    pd.DataFrame({"bytes": contents, "label": "fruit"}).to_parquet(place / "1.parquet")
     return place
 
 
