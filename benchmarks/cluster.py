@@ -5,8 +5,8 @@
 Pictures are copies of data/fruits-mini, made different by some bytes at their ends. Each run is a
 process of its own, and the two ways take turns. "seconds" go from files to features, the loading
 of the encoder and Ray's start included; "memory" is the peak of the process that was called (MiB),
-"bytes" what lies on the disk for each picture. A picture more costs what lies between the runs of
-most and of fewest pictures.
+"bytes" what lies on the disk for each picture, "load" the machine's average at the end. A picture
+more costs what lies between the runs of most and of fewest pictures.
 """
 
 import json
@@ -33,7 +33,7 @@ from cliphelpers.encoders.encoder import Encoder
 def encoder():
     return Encoder("ViT-B/32 shape", timm.create_model("vit_base_patch32_224", num_classes=0))
 """
-COUNTS, REPEATS, FEW = (1_000, 10_000), 3, 256
+COUNTS, REPEATS, FEW = (1_000, 5_000), 2, 128
 
 
 def copies(folder, count):
@@ -82,6 +82,9 @@ def main():
             for count in COUNTS if turn == 0 else COUNTS[:1]:
                 for way in ("process", "cluster"):
                     rows.append({"encoder": "clip-mini-vit"} | measure(way, folders[count], SPEC))
+                    rows[-1]["load"] = os.getloadavg()[
+                        0
+                    ]  # of the machine, 2 if it has no other work
                     print(rows[-1], flush=True)
         large = measure("process", folders[FEW], f"module:{slow}")
         rows.append({"encoder": "ViT-B/32 shape"} | large)

@@ -44,6 +44,7 @@ def read_costs(file):
         "large": large.seconds / large.pictures,
         "checkpoint": last["bytes of checkpoints"],
         "manifest": last["bytes of manifests"],
+        "load": table.load.median(),
         "few": few, "many": many,
     }  # fmt: skip
 
@@ -91,6 +92,9 @@ Written by `benchmarks/scale.py` from `benchmarks/cluster.csv`. Nothing here was
 what was measured on two cores at {costs["few"]:,} and {costs["many"]:,} pictures is carried on.
 
 ## What was measured
+
+On two cores, with a load average of {costs["load"]:.0f}: 2 is a machine without other work, and times
+are longer by as much as it is more.
 
 - clip-mini-vit, a process with two threads: {1000 * costs["two cores"]:.1f} ms a picture more.
 - The same, two one-core actors of Ray: {1000 * costs["two actors"]:.1f} ms a picture more, so

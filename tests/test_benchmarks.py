@@ -133,13 +133,13 @@ def test_of_the_committed_exchanges_four_in_five_are_found():
 # ------------------------------------------------------------------------------- a billion pictures
 
 
-def costs_of(folder, fixed=30.0):
+def costs_of(folder):
     """Costs as they are read from runs of which all is known."""
     rows = [
         {"encoder": "clip-mini-vit", "way": way, "pictures": n, "seconds": start + n * each,
          "memory": 500 + n * more / 2**20, "bytes of features": 3000.0,
-         "bytes of checkpoints": 70.0, "bytes of manifests": 150.0}
-        for way, start, each, more in (("process", 1, 0.008, 0), ("cluster", fixed, 0.01, 400))
+         "bytes of checkpoints": 70.0, "bytes of manifests": 150.0, "load": 2.0}
+        for way, start, each, more in (("process", 1, 0.008, 0), ("cluster", 30, 0.01, 400))
         for n in (1000, 10_000)
     ]  # fmt: skip
     rows.append({"encoder": "ViT-B/32 shape", "way": "process", "pictures": 100, "seconds": 8.0})
