@@ -93,8 +93,8 @@ what was measured on two cores at {costs["few"]:,} and {costs["many"]:,} picture
 
 ## What was measured
 
-On two cores, with a load average of {costs["load"]:.0f}: 2 is a machine without other work, and times
-are longer by as much as it is more.
+On two cores, with a load average of {costs["load"]:.0f}: 2 is a machine without other work, and
+times are longer by as much as it is more.
 
 - clip-mini-vit, a process with two threads: {1000 * costs["two cores"]:.1f} ms a picture more.
 - The same, two one-core actors of Ray: {1000 * costs["two actors"]:.1f} ms a picture more, so
