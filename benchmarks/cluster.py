@@ -61,6 +61,7 @@ def measure(way, folder, spec):
         call = [sys.executable, HERE, way, folder, spec, output]
         told = subprocess.run(call, check=True, capture_output=True, text=True).stdout
         row = {"way": way, "pictures": count} | json.loads(told.splitlines()[-1])
+        row["load"] = os.getloadavg()[0]
         for kind in ("4-*", "checkpoints", "manifests"):
             files = [path for path in Path(output).glob(f"{kind}/**/*") if path.is_file()]
             row[f"bytes of {kind.replace('4-*', 'features')}"] = (
@@ -82,9 +83,6 @@ def main():
             for count in COUNTS if turn == 0 else COUNTS[:1]:
                 for way in ("process", "cluster"):
                     rows.append({"encoder": "clip-mini-vit"} | measure(way, folders[count], SPEC))
-                    rows[-1]["load"] = os.getloadavg()[
-                        0
-                    ]  # of the machine, 2 if it has no other work
                     print(rows[-1], flush=True)
         large = measure("process", folders[FEW], f"module:{slow}")
         rows.append({"encoder": "ViT-B/32 shape"} | large)

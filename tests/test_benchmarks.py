@@ -163,6 +163,8 @@ def test_what_is_carried_on_is_plain_arithmetic(tmp_path):
     assert took["network"] == pytest.approx(2 * scale.CORES / 0.2 * 100_000 * 8 / 1e9)
     assert took["features TB"] == pytest.approx(3.072)
     assert took["checkpoints GB"] == pytest.approx(70)
+    busy = costs_of(tmp_path) | {"two actors": 0.004}  # by other work during the other run
+    assert scale.carry(busy, machines=10)["core"] == pytest.approx(0.16)
     alone = scale.carry(costs_of(tmp_path), machines=1)
     assert alone["hours"] == pytest.approx(10 * took["hours"])
     assert alone["euros"] == pytest.approx(took["euros"])
