@@ -7,6 +7,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ class ImageError(ValueError):
     """A picture that cannot be read. The message names it and what to do."""
 
 
-def read_image(path):
+def read_image(path, content=None):
     """Decode one picture to 8-bit RGB, as a person sees it.
 
     The EXIF rotation is applied, transparency is laid on white, palettes, grey and CMYK are
@@ -44,6 +45,8 @@ def read_image(path):
     Parameters
     ----------
     path : str or Path
+    content : bytes, optional
+        The file's, where they have been read already: the path is then only its name.
 
     Returns
     -------
@@ -58,14 +61,14 @@ def read_image(path):
         16 bits uses 12 at most, of which Pillow drops too many.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path if content is None else BytesIO(content)) as file:
             halved = re.search("(RGB[AX]?|LA);16", str(file.tile))  # by Pillow: 16 bits to 8
             picture = ImageOps.exif_transpose(file)
             if halved and max(high for _, high in picture.getextrema()[:3]) < 16:
                 raise ValueError("its 16 bits a colour hold 12 at most; save it with 8 or all 16")
             return _to_rgb(picture)
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise ImageError(f"Cannot read {path}: {_reason(path, error)}") from error
+        raise ImageError(f"Cannot read {path}: {_reason(path, content, error)}") from error
 
 
 def _to_rgb(picture):
@@ -84,13 +87,14 @@ def _to_rgb(picture):
     return picture.convert("RGB")
 
 
-def _reason(path, error):
+def _reason(path, content, error):
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if Path(path).suffix.lower() in _HEIC:
         return "convert it to JPEG, or install what reads HEIC: pip install pillow-heif"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "the file is empty" if os.path.getsize(path) == 0 else "the file is no picture"
+        size = os.path.getsize(path) if content is None else len(content)
+        return "the file is no picture" if size else "the file is empty"
     return str(error) or type(error).__name__
 
 
@@ -136,9 +140,15 @@ def tell(what, cases):
         warnings.warn(f"{what}: {len(cases)}, such as {min(cases)}", stacklevel=3)
 
 
+def has_picture_name(path):
+    """Whether a name ends like a picture's, by Pillow's list of extensions."""
+    suffix = Path(path).suffix.lower()
+    return suffix in _HEIC or _of_pictures(Image.registered_extensions().get(suffix))
+
+
 def _is_picture(path):
     suffix = Path(path).suffix.lower()
-    if suffix in _HEIC or _of_pictures(Image.registered_extensions().get(suffix)):
+    if has_picture_name(path):
         return True
     with suppress(Exception):  # as in read_image
         if os.path.isfile(path):

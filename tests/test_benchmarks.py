@@ -25,7 +25,8 @@ def load(name):
 
 
 intervals, looks = load("intervals"), load("looks")
-reading, doubtful, rates = load("reading"), load("doubtful"), load("rates")
+reading, doubtful = load("reading"), load("doubtful")
+rates, scale = load("rates"), load("scale")
 
 
 # ------------------------------------------------------------------------------- intervals
@@ -174,3 +175,49 @@ def test_committed_runs_have_the_rates_that_were_chosen(run, name, study):
     notebooks = [json.loads(file.read_text(encoding="utf-8"))["notebooks"] for file in files]
     (told,) = [some[study]["parameters"]["rate"] for some in notebooks if study in some]
     assert told == pytest.approx(found)
+
+
+# ------------------------------------------------------------------------------- a billion pictures
+
+
+def costs_of(folder):
+    """Costs as they are read from runs of which all is known."""
+    rows = [
+        {"encoder": "clip-mini-vit", "way": way, "pictures": n, "seconds": start + n * each,
+         "memory": 500 + n * more / 2**20, "bytes of features": 3000.0,
+         "bytes of checkpoints": 70.0, "bytes of manifests": 150.0, "load": 2.0}
+        for way, start, each, more in (("process", 1, 0.008, 0), ("cluster", 30, 0.01, 400))
+        for n in (1000, 10_000)
+    ]  # fmt: skip
+    rows.append({"encoder": "ViT-B/32 shape", "way": "process", "pictures": 100, "seconds": 8.0})
+    pd.DataFrame(rows).to_csv(folder / "cluster.csv", index=False)
+    return scale.read_costs(folder / "cluster.csv")
+
+
+def test_costs_are_slopes_so_that_the_start_does_not_count(tmp_path):
+    costs = costs_of(tmp_path)
+    assert costs["two cores"] == pytest.approx(0.008) and costs["large"] == pytest.approx(0.08)
+    assert costs["two actors"] == pytest.approx(0.01) and costs["start"] == pytest.approx(30)
+    assert costs["driver"] == pytest.approx(400) and costs["checkpoint"] == 70
+
+
+def test_what_is_carried_on_is_plain_arithmetic(tmp_path):
+    took = scale.carry(costs_of(tmp_path), machines=10)
+    assert took["share"] == pytest.approx(0.8) and took["core"] == pytest.approx(0.2)
+    assert took["core hours"] == pytest.approx(1e9 * 0.2 / 3600)
+    assert took["hours"] == pytest.approx(1e9 * 0.2 / 3600 / (10 * scale.CORES))
+    assert took["euros"] == pytest.approx(1e9 * 0.2 / 3600 / scale.CORES * 0.75)
+    assert took["network"] == pytest.approx(2 * scale.CORES / 0.2 * 100_000 * 8 / 1e9)
+    assert took["features TB"] == pytest.approx(3.072)
+    assert took["checkpoints GB"] == pytest.approx(70)
+    busy = costs_of(tmp_path) | {"two actors": 0.004}  # by other work during the other run
+    assert scale.carry(busy, machines=10)["core"] == pytest.approx(0.16)
+    alone = scale.carry(costs_of(tmp_path), machines=1)
+    assert alone["hours"] == pytest.approx(10 * took["hours"])
+    assert alone["euros"] == pytest.approx(took["euros"])
+
+
+def test_the_page_is_what_the_script_makes_of_the_committed_costs():
+    page = BENCHMARKS.parent / "report" / "scale.md"
+    costs = scale.read_costs(BENCHMARKS / "cluster.csv")
+    assert page.read_text(encoding="utf-8") == scale.page(costs)

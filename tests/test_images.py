@@ -350,3 +350,13 @@ def test_check_lists_pictures_of_one_colour(tmp_path, low, high, name, flat):
 def test_check_of_nothing_is_an_empty_table():
     table = check_images([])
     assert table.empty and list(table.columns) == ["path", "width", "height", "problem"]
+
+
+def test_bytes_that_have_been_read_are_the_picture_of_the_path(draw):
+    path = draw("one.png")
+    known = read_image("elsewhere/one.png", path.read_bytes())
+    assert np.array_equal(known, read_image(path))
+    with pytest.raises(ImageError, match="Cannot read s3://far/one.png: the file is empty"):
+        read_image("s3://far/one.png", b"")
+    with pytest.raises(ImageError, match="Cannot read s3://far/one.png: the file is no picture"):
+        read_image("s3://far/one.png", b"no")

@@ -1,4 +1,4 @@
-"""The command ``cliphelpers``: run, report, predict, export, compare, check, download."""
+"""The command ``cliphelpers``: run, report, predict, export, compare, check, extract, download."""
 
 import click
 
@@ -129,6 +129,26 @@ def _check(data):
     from cliphelpers.command.check import check
 
     return 1 if check(data) else 0
+
+
+@_commands.command("extract")
+@click.option("--data", required=True, metavar="PLACE", help="Folder, manifest or shards.")
+@click.option("--encoder", required=True, metavar="TEXT", help="Such as clip:ViT-B/32.")
+@click.option("--output", required=True, metavar="PLACE", help="Where the features go.")
+@click.option("--address", metavar="ray://…", help="Of a Ray cluster; by default this machine.")
+def _extract(data, encoder, output, address):
+    """Compute features on many machines, once for all that will use them.
+
+    A PLACE is a local path, or an address such as s3://bucket/folder. Notebooks take the features
+    if the environment variable CLIPHELPERS_FEATURES is what --output was.
+    """
+    from cliphelpers.cluster import extract
+
+    count, errors = extract(data, encoder, output, address)
+    click.echo(f"{count} pictures have got features; {len(errors)} have none")
+    for error in errors[:5]:
+        click.echo(error, err=True)
+    return 1 if errors else 0
 
 
 @_commands.command("download")

@@ -1,0 +1,149 @@
+"""What would 10^9 pictures take? The costs in benchmarks/cluster.csv, carried on.
+
+python benchmarks/scale.py            # writes report/scale.md
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURES, CORES, NUMBERS = 10**9, 16, 768  # in all; of a machine; of a picture, for ViT-B/32
+PICTURE = 100_000  # bytes of a file, assumed
+PRICES = {  # list prices as they are commonly quoted, taxes aside; look them up before use
+    "machine with 16 cores, an hour": 0.75,
+    "same, if it may be taken away (spot)": 0.30,
+    "a million reads from an object store": 0.40,
+    "a terabyte kept there for a month": 22.0,
+}
+DIGEST = sys.getsizeof("0" * 64) + 8  # bytes of a digest in an array of Python's texts, measured
+
+
+def read_costs(file):
+    """Seconds and bytes of a picture: dict.
+
+    A picture more costs the slope between the runs of fewest and of most pictures, which leaves out
+    what starting takes; of repeated runs the median is meant.
+    """
+    table = pd.read_csv(file)
+    small = table[table.encoder == "clip-mini-vit"]
+    median = small.groupby(["way", "pictures"])[["seconds", "memory"]].median()
+    few, many = small.pictures.min(), small.pictures.max()
+    slopes = {}
+    for way in ("process", "cluster"):
+        low, high = median.loc[(way, few)], median.loc[(way, many)]
+        slopes[way] = (high - low) / (many - few)
+    last = small[(small.way == "cluster") & (small.pictures == many)].iloc[-1]
+    large = table[table.encoder == "ViT-B/32 shape"].iloc[-1]
+    return {
+        "two cores": slopes["process"].seconds,
+        "two actors": slopes["cluster"].seconds,
+        "start": median.seconds["cluster", few] - few * slopes["cluster"].seconds,
+        "driver": slopes["cluster"].memory * 2**20,
+        "large": large.seconds / large.pictures,
+        "checkpoint": last["bytes of checkpoints"],
+        "manifest": last["bytes of manifests"],
+        "load": table.load.median(),
+        "few": few, "many": many,
+    }  # fmt: skip
+
+
+def carry(costs, machines, pictures=PICTURES):
+    """What so many pictures take on so many machines: dict."""
+    measured = costs["two cores"] / costs["two actors"]  # of a process' rate that actors reach
+    share = min(measured, 1)  # more is other work that was there in one run and not in the other
+    core = 2 * costs["large"] / share  # seconds of one core a picture
+    core_hours = pictures * core / 3600
+    hours = core_hours / (machines * CORES)
+    names = list(PRICES)
+    return {
+        "measured": measured,
+        "share": share,
+        "core": core,
+        "core hours": core_hours,
+        "hours": hours,
+        "machine hours": hours * machines,
+        "euros": hours * machines * PRICES[names[0]],
+        "euros spot": hours * machines * PRICES[names[1]],
+        "euros reads": 2 * pictures / 1e6 * PRICES[names[2]],  # once for the digest
+        "pictures TB": pictures * PICTURE / 1e12,
+        "features TB": pictures * NUMBERS * 4 / 1e12,
+        "euros kept": pictures * NUMBERS * 4 / 1e12 * PRICES[names[3]],
+        "network": 2 * machines * CORES / core * PICTURE * 8 / 1e9 / machines,  # Gbit/s a machine
+        "checkpoints GB": pictures * costs["checkpoint"] / 1e9,
+        "manifests GB": pictures * costs["manifest"] / 1e9,
+        "digests GB": pictures * DIGEST / 1e9,
+        "driver GB": pictures * costs["driver"] / 1e9,
+    }
+
+
+def page(costs):
+    """report/scale.md."""
+    fleets = (1, 10, 100, 1000)
+    found = {machines: carry(costs, machines) for machines in fleets}
+    one = found[1]
+    prices = "\n".join(f"- {name}: € {price:.2f}" for name, price in PRICES.items())
+    rows = "\n".join(
+        f"| {machines} | {took['hours']:,.1f} | {took['hours'] / 24:,.1f} |"
+        for machines, took in found.items()
+    )
+    return f"""# One billion pictures
+
+Written by `benchmarks/scale.py` from `benchmarks/cluster.csv`. Nothing here was run at that size:
+what was measured on two cores at {costs["few"]:,} and {costs["many"]:,} pictures is carried on.
+
+## What was measured
+
+On two cores, with a load average of {costs["load"]:.0f}: 2 is a machine without other work, and
+times are longer by as much as it is more.
+
+- clip-mini-vit, a process with two threads: {1000 * costs["two cores"]:.1f} ms a picture more.
+- The same, two one-core actors of Ray: {1000 * costs["two actors"]:.1f} ms a picture more, so
+  {one["measured"]:.2f} of the process' rate, and {costs["start"]:.0f} s to start. More than 1
+  cannot be: it is other work, there in one run and not in the other, and 1 is taken.
+- A ViT-B/32 shape, a process with two threads: {1000 * costs["large"]:.0f} ms a picture.
+- The process that was called grows by {costs["driver"]:,.0f} bytes a picture; on the disk lie
+  {costs["checkpoint"]:.0f} bytes a picture of checkpoints and {costs["manifest"]:.0f} of manifests.
+
+## What is assumed
+
+- The encoder is a ViT-B/32 ({NUMBERS} numbers a picture), on machines with {CORES} such cores.
+- A picture's file has {PICTURE:,} bytes.
+- Cores do not wait for the network, and machines do not wait for each other.
+{prices}
+
+## What follows
+
+A picture takes 2 x {costs["large"]:.4f} s / {one["share"]:.2f} = {one["core"]:.4f} s of a core, so
+{PICTURES:,} take {one["core hours"]:,.0f} hours of a core.
+
+| machines | hours | days |
+|---|---|---|
+{rows}
+
+- Whatever their number, {one["machine hours"]:,.0f} hours of a machine: € {one["euros"]:,.0f}, or
+  € {one["euros spot"]:,.0f} where machines may be taken away, which a job survives.
+- Pictures: {one["pictures TB"]:,.0f} TB, read twice where the manifest has no digests
+  (€ {one["euros reads"]:,.0f} of reads), at {one["network"]:.2f} Gbit/s for each machine.
+- Features: {PICTURES:,} x {NUMBERS} x 4 bytes = {one["features TB"]:.1f} TB,
+  € {one["euros kept"]:,.0f} a month.
+- Checkpoints {one["checkpoints GB"]:,.0f} GB, manifests {one["manifests GB"]:,.0f} GB.
+
+## What breaks first
+
+1. **Going on after a stop.** Ray's filter holds all digests that are done, as an array of Python's
+   texts, in each of its actors: {PICTURES:,} x {DIGEST} bytes = {one["digests GB"]:,.0f} GB, and it
+   asks for half as much again. So give such a list in parts, as 100 manifests of 10^7 pictures
+   ({one["digests GB"] / 100:.1f} GB each): each has a checkpoint of its own, and all write into one
+   folder.
+2. **Listing.** A folder is listed by one process; a list of 10^9 pictures must be Parquet.
+3. **The process that is called**: {one["driver GB"]:,.0f} GB, if it grew on as it did here.
+4. **Reading.** `extract_features` reads all digests in the folder to find its own: it is for
+   notebooks' thousands of pictures among millions, not for training a head on all.
+"""
+
+
+if __name__ == "__main__":
+    text = page(read_costs(ROOT / "benchmarks" / "cluster.csv"))
+    (ROOT / "report" / "scale.md").write_text(text, encoding="utf-8")

@@ -1,0 +1,260 @@
+"""Features on several machines: a real Ray cluster of three nodes, which all tests share."""
+
+import hashlib
+import io
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pandas as pd
+import pytest
+
+os.environ |= {  # read at the import; the token is else a file in the home folder
+    "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_USAGE_STATS_ENABLED": "0",
+}  # fmt: skip
+ray = pytest.importorskip("ray", reason="Ray is missing: pip install -e '.[cluster]'")
+from pyarrow import dataset  # noqa: E402
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from cliphelpers import cluster as module_under_test  # noqa: E402
+from cliphelpers import extract_features, features  # noqa: E402
+from cliphelpers.command import main  # noqa: E402
+from cliphelpers.encoders.encoder import encode_batch  # noqa: E402
+from cliphelpers.encoders.load import load_encoder  # noqa: E402
+from cliphelpers.features import kept_name  # noqa: E402
+from cliphelpers.images import read_image  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("default")  # Ray's own, of its threads and sockets
+FRUITS = sorted((Path(__file__).parents[1] / "data" / "fruits-mini").rglob("*.jpg"))
+SLOW = """
+import os, time
+from dataclasses import replace
+from pathlib import Path
+from torch import nn
+from cliphelpers.encoders.load import load_encoder
+
+class Slow(nn.Module):
+    # Tells how many pictures each process has seen.
+    def __init__(self, inner, log):
+        super().__init__()
+        self.inner, self.log = inner, log
+
+    def forward(self, pictures):
+        with open(f"{self.log}/{os.getpid()}", "a") as file:
+            file.write(f"{len(pictures)}\\n")
+        time.sleep(0.05 * len(pictures))
+        return self.inner(pictures)
+
+def encoder(file):
+    weights, log = file.split("+")
+    encoder = load_encoder(f"clip:{weights}")
+    return replace(encoder, module=Slow(encoder.module, log))
+"""
+
+
+def patiently(make):
+    """Ray gives a node's agents 15 seconds to start, which is little while others compute."""
+    for _ in range(5):
+        try:
+            return make()
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+    return make()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Three nodes of one core each, of which the first stays."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+        patch.setenv("RAY_raylet_start_wait_time_s", "120")
+        node = {"num_cpus": 1, "object_store_memory": 2**28}
+        head = node | {"include_dashboard": False}
+        started = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
+        for _ in range(2):
+            patiently(lambda: started.add_node(**node))
+        patch.setenv("RAY_ADDRESS", started.address)
+        ray.init(log_to_driver=False)  # once: each job's processes import torch
+        yield started
+        ray.shutdown()
+        started.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(module_under_test, "_BLOCK", 20)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of 160 pictures, no two the same."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, path in enumerate(FRUITS[:: len(FRUITS) // 160][:160]):
+        shutil.copy(path, folder / f"{number:03}.jpg")
+    return folder
+
+
+@pytest.fixture
+def slow(tmp_path, clip_vit):
+    """Spec of an encoder that takes its time, and the folder where it notes what it does."""
+    log = tmp_path / "log"
+    log.mkdir()
+    (tmp_path / "slow.py").write_text(SLOW)
+    return f"module:{tmp_path / 'slow.py'}@{clip_vit}+{log}", log
+
+
+def index_of(folder):
+    return pd.DataFrame({"path": [str(path) for path in sorted(folder.iterdir())]})
+
+
+def digest(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def by_hand(spec, paths):
+    encoder = load_encoder(spec, device="cpu")
+    squares = np.stack([encoder.preprocess(read_image(path)) for path in paths])
+    return encode_batch(encoder, squares)
+
+
+def written(output, spec):
+    place = output / kept_name(load_encoder(spec, device="cpu"))
+    return dataset.dataset(place, format="parquet").to_table().to_pandas()
+
+
+def assert_complete(output, spec, folder):
+    """All of the folder's pictures, each once, as they are computed here."""
+    table, paths = written(output, spec), index_of(folder).path
+    table = table[table.error == ""].set_index("digest")
+    assert sorted(table.index) == sorted(map(digest, paths))
+    found = np.stack(table.features[[digest(path) for path in paths]])
+    np.testing.assert_allclose(found, by_hand(spec, paths), atol=1e-6)
+
+
+def until(condition, seconds=600):  # on a machine that others use, too
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def seen(log):
+    """How many pictures the slow encoder has been given."""
+    return sum(int(line) for path in log.iterdir() for line in path.read_text().split())
+
+
+# ------------------------------------------------------------------------------- inputs
+
+
+def shards(folder, place):
+    """WebDataset's: two .tar files with a label beside each picture."""
+    place.mkdir()
+    paths = sorted(folder.iterdir())
+    for number, some in enumerate([paths[:15], paths[15:]]):
+        with tarfile.open(place / f"{number:06}.tar", "w") as tar:
+            for path in some:
+                for name, content in ((path.name, path.read_bytes()), (f"{path.stem}.cls", b"3")):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    return place
+
+
+def table_of_bytes(folder, place):
+    contents = [path.read_bytes() for path in sorted(folder.iterdir())]
+    place.mkdir()
+    pd.DataFrame({"bytes": contents, "label": "fruit"}).to_parquet(place / "1.parquet")
+    return place
+
+
+@pytest.mark.parametrize("make", [shards, table_of_bytes])
+def test_features_of_any_input_are_those_of_the_files(
+    cluster, tmp_path, pictures, clip_vit, capsys, make
+):
+    for path in sorted(pictures.iterdir())[30:]:
+        path.unlink()
+    output, spec = tmp_path / "output", f"clip:{clip_vit}"
+    place = make(pictures, tmp_path / "input")
+    status = main(["extract", "--data", str(place), "--encoder", spec, "--output", str(output)])
+    assert_complete(output, spec, pictures)
+    assert status == 0 and "30 pictures have got features; 0 have none" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------- hard days
+
+
+def test_a_driver_that_was_killed_goes_on_where_it_was(cluster, tmp_path, pictures, slow):
+    output, (spec, log), paths = tmp_path / "output", slow, index_of(pictures).path
+    manifest = pd.DataFrame({"path": paths, "digest": [digest(path) for path in paths]})
+    manifest.loc[::2, "path"] = [f"pictures/{Path(path).name}" for path in paths[::2]]
+    manifest.loc[3, "path"] = f"file://{paths[3]}"
+    manifest.to_parquet(tmp_path / "m.parquet")
+    job = ["extract", "--data", str(tmp_path / "m.parquet")]
+    job += ["--encoder", spec, "--output", str(output)]
+    start = "import sys; from cliphelpers import cluster, command; cluster._BLOCK = 20; "
+    driver = subprocess.Popen([sys.executable, "-c", f"{start}command.main(sys.argv[1:])", *job])
+
+    def committed():
+        checkpoints = (output / "checkpoints").rglob("*.parquet")
+        return [path for path in checkpoints if ".pending." not in path.name]
+
+    try:
+        until(committed)
+    finally:
+        driver.kill()
+        driver.wait()
+    time.sleep(3)  # until its actors are dead, too
+    done = dataset.dataset(committed(), format="parquet").count_rows()
+    assert 0 < done < 160
+    before = seen(log)
+    assert main(job) == 0
+    assert seen(log) - before == 160 - done
+    assert_complete(output, spec, pictures)
+
+
+def test_a_lost_machine_and_a_broken_picture_lose_nothing_else(
+    cluster, tmp_path, pictures, slow, capsys, monkeypatch
+):
+    output, (spec, log) = tmp_path / "output", slow
+    good = index_of(pictures)
+    (pictures / "broken.jpg").write_bytes(b"no picture")
+
+    def lose():
+        until(lambda: seen(log) > 30)
+        cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+
+    loser = Thread(target=lose)
+    loser.start()
+    job = ["extract", "--data", str(pictures), "--encoder", spec, "--output", str(output)]
+    status = main(job)
+    loser.join()
+    said = capsys.readouterr()
+    assert status == 1 and "160 pictures have got features; 1 have none" in said.out
+    assert f"Cannot read {pictures / 'broken.jpg'}: the file is no picture" in said.err
+    assert len(cluster.list_all_nodes()) == 2
+    (pictures / "broken.jpg").unlink()
+    assert_complete(output, spec, pictures)
+    monkeypatch.setenv("CLIPHELPERS_FEATURES", str(output))
+    monkeypatch.setattr(features, "encode_batch", None)  # nothing is computed
+    encoder = load_encoder(spec, device="cpu")
+    taken = extract_features(encoder, good, cache=tmp_path / "cache")
+    np.testing.assert_allclose(taken, by_hand(spec, good.path), atol=1e-6)
+
+
+# ------------------------------------------------------------------------------- wrong input
+
+
+def test_nothing_there_is_one_sentence(tmp_path, clip_vit, capsys):
+    job = ["extract", "--encoder", f"clip:{clip_vit}", "--output", str(tmp_path), "--data"]
+    assert main([*job, str(tmp_path / "gone")]) == 1
+    assert str(tmp_path / "gone") in capsys.readouterr().err
