@@ -59,7 +59,7 @@ _RULES = _LISTS | {
     "names": (lambda value: value is None or _path(value), "a CSV file that exists"),
     **dict.fromkeys(["train_shots", "tested", "folds", "epochs", "batch"], _COUNT),
     **dict.fromkeys(["train_frames", "test_frames", "quarter", "compared"], _COUNT),
-    **dict.fromkeys(["rate", "head_rate"], _NUMBER),
+    "rate": _NUMBER,
     "augmentation": _one_of(["auto", *AUGMENTATIONS]),
     "precision": _one_of(["auto", *PRECISIONS]),
 }

@@ -332,7 +332,7 @@ precision = "fp32"
 epochs = 2
 tested = 3
 batch = 16
-head_rate = 1e-3
+rate = 1e-3
 """
 
 
@@ -355,7 +355,7 @@ head_rate = 1e-3
         ("epochs", 0, "epochs must be a whole number from 1 on: 0 is none"),
         ("tested", True, "tested must be a whole number from 1 on: True is none"),
         ("batch", 0, "batch must be a whole number from 1 on: 0 is none"),
-        ("head_rate", -1e-3, "head_rate must be a number from 0 on: -0.001 is none"),
+        ("rate", -1e-3, "rate must be a number from 0 on: -0.001 is none"),
         ("train_shots", 0, "train_shots must be a whole number from 1 on: 0 is none"),
         ("train_shots", 1, "train_shots must be 2 or more, since CS pulls pictures of one class"),
         ("augmentation", "turn", "augmentation must be one of auto, photo, turntable, none: 'turn"),

@@ -88,8 +88,11 @@ def _loop(model, transform, batch, workers):
 
 
 def same_directions(ours, peer):
-    """Features of CLIP, whatever their length."""
-    agree(*[X / np.linalg.norm(X, axis=1, keepdims=True) for X in (ours, peer)], 1e-4, "features")
+    """Features of CLIP, whatever their length.
+
+    With random weights a ResNet magnifies rounding: both sides are up to 6e-5 from float64.
+    """
+    agree(*[X / np.linalg.norm(X, axis=1, keepdims=True) for X in (ours, peer)], 3e-4, "features")
 
 
 def same_features(ours, peer):
