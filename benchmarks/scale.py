@@ -100,8 +100,9 @@ times are longer by as much as it is more.
 
 - clip-mini-vit, a process with two threads: {1000 * costs["two cores"]:.1f} ms a picture more.
 - The same, two one-core actors of Ray: {1000 * costs["two actors"]:.1f} ms a picture more, so
-  {one["measured"]:.2f} of the process' rate, and {costs["start"]:.0f} s to start. More than 1
-  cannot be: it is other work, there in one run and not in the other, and 1 is taken.
+  {one["measured"]:.2f} of the process' rate, and {costs["start"]:.0f} s to start. The bar was 0.85:
+  it is {"met" if one["measured"] >= 0.85 else "not met"}. (More than 1 would be other work, there
+  in one run and not in the other, and count as 1.)
 - A ViT-B/32 shape, a process with two threads: {1000 * costs["large"]:.0f} ms a picture.
 - The process that was called grows by {costs["driver"]:,.0f} bytes a picture; on the disk lie
   {costs["checkpoint"]:.0f} bytes a picture of checkpoints and {costs["manifest"]:.0f} of manifests.
