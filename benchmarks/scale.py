@@ -112,6 +112,9 @@ times are longer by as much as it is more.
 - The encoder is a ViT-B/32 ({NUMBERS} numbers a picture), on machines with {CORES} such cores.
 - A picture's file has {PICTURE:,} bytes.
 - Cores do not wait for the network, and machines do not wait for each other.
+
+Prices, as they are commonly quoted and not looked up for this page (look them up before use):
+
 {prices}
 
 ## What follows

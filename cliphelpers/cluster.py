@@ -30,7 +30,7 @@ try:
     from ray.data import ActorPoolStrategy, SaveMode
     from ray.data.checkpoint import CheckpointConfig
 except ImportError as error:
-    raise RuntimeError("It takes packages: pip install 'cliphelpers[cluster]'") from error
+    raise RuntimeError("extract takes more packages: pip install -e '.[cluster]'") from error
 
 _BLOCK = 256  # pictures that are decoded and encoded at once
 _FILES = 10_000  # of features at most, if nothing is stopped
@@ -50,7 +50,8 @@ def extract(data, spec, output, address=None):
     Parameters
     ----------
     data : str
-        A local path, or an address that pyarrow knows (``s3://``, ``gs://``, ``fsspec+…://``):
+        A local path, or an address that pyarrow knows (``s3://``, ``gs://``, ``fsspec+…://``; tests
+        try local ones alone):
 
         - a folder of pictures, or a local CSV file that lists them;
         - a Parquet file, or a folder of such: a row for each picture, with the column ``path`` (an

@@ -60,7 +60,7 @@ def export(folder, file, encoder=None):
         raise EncoderError(f"{folder} is a {kind}: only linear heads and class means are exported")
     side, device = saved.encoder.preprocess.size, saved.encoder.device
     pictures = torch.zeros(2, side, side, 3, dtype=torch.uint8, device=device)
-    fault = "No ONNX file could be made. It takes packages: pip install 'cliphelpers[onnx]'"
+    fault = "No ONNX file could be made. It takes packages: pip install -e '.[onnx]'"
     with explained(fault), torch.inference_mode():
         torch.onnx.export(
             Whole(saved).eval().to(device), (pictures,), file, dynamo=True, external_data=False,
