@@ -13,6 +13,7 @@ import numpy as np
 import scipy.linalg
 import scipy.optimize
 import torch
+from threadpoolctl import threadpool_limits
 
 from cliphelpers.encoders.encoder import encode_text, normalize
 
@@ -216,7 +217,7 @@ class Logistic(_Penalised):
     Warns
     -----
     UserWarning
-        A candidate did not come as near: more steps than 3,000, or float32 is too coarse.
+        A candidate did not come as near in 3,000 steps.
     """
 
     chosen_along = False  # whether only the last candidate counts
@@ -227,49 +228,52 @@ class Logistic(_Penalised):
         self.tolerance = tolerance
         self.device = "cuda" if torch.cuda.is_available() else "cpu"  # MPS has no float64
 
+    @threadpool_limits.wrap(1, user_api="blas")  # SciPy's, whose threads would wait for torch's
     def fit(self, X, y, classes):
         mean, std = _moments(X)
         std = std if self.standardize else np.ones(1, np.float32)
-        X = torch.from_numpy((X - mean) / std).to(self.device)  # centred: fewer steps, same optimum
-        y = torch.from_numpy(y).to(self.device)
-        size = X.shape[1] * classes
-        prior = np.zeros((X.shape[1], classes)) if self.prior is None else self.prior
-        offset = X @ torch.from_numpy(prior.astype(np.float32)).to(self.device)
+        X = np.pad((X - mean) / std, [(0, 0), (0, 1)], constant_values=1)  # centred: fewer steps
+        X, y = torch.from_numpy(X).to(self.device), torch.from_numpy(y).to(self.device)
+        prior = np.zeros((X.shape[1] - 1, classes)) if self.prior is None else self.prior
+        prior = torch.from_numpy(np.pad(prior, [(0, 1), (0, 0)]).T.astype(np.float32))
+        offset, right = prior.to(self.device) @ X.T, torch.eye(classes, device=self.device)[y].T
 
-        def loss_and_gradient(flat, strength):
-            free = torch.from_numpy(flat.astype(np.float32)).to(self.device)
-            V, b = free[:size].view(-1, classes), free[size:]
-            log_p = torch.log_softmax(torch.addmm(offset + b, X, V), dim=1)
+        def loss_and_gradient(flat, strength, X, offset, right):
+            W = torch.from_numpy(flat).to(X).view(classes, -1)  # as rows: for BLAS they may be few
+            V = W[:, :-1]  # the last column is the bias
+            log_p = torch.log_softmax(torch.addmm(offset, W, X.T), dim=0)
             loss = strength / 2 * V.double().square().sum()
-            loss -= log_p.gather(1, y[:, None]).double().mean()
-            error = log_p.exp_()
-            error[torch.arange(len(y)), y] -= 1
-            error /= len(y)
-            gradient = torch.cat([(X.T @ error + strength * V).reshape(-1), error.sum(0)])
-            last[:] = gradient.double().cpu().numpy()
+            loss -= log_p.gather(0, y[None]).double().mean()
+            gradient = log_p.exp_().sub_(right).div_(len(y)) @ X
+            gradient[:, :-1] += strength * V
+            last[:] = gradient.double().cpu().numpy().ravel()
             return loss.item(), last.copy()
 
         def stop(flat):
             if last @ last <= wanted:
                 raise StopIteration
 
-        flat, self.heads_, last = np.zeros(size + classes), [], np.zeros(size + classes)
+        flat, last, self.heads_ = np.zeros(prior.numel()), np.zeros(prior.numel()), []
         options = {"maxiter": 3000, "maxfun": 10_000, "gtol": 0, "ftol": 0}
         for strength in self.candidates:
             on_the_way = self.chosen_along and strength != self.candidates[-1]
             tolerance = _loosely(self.tolerance) if on_the_way else self.tolerance
             wanted = 2 * min(strength, 1 / classes) * tolerance
-            found = scipy.optimize.minimize(
-                loss_and_gradient, flat, (strength,), "L-BFGS-B",
-                jac=True, callback=stop, options=options,
-            )  # fmt: skip
+            for dtype in (torch.float32, torch.float64):  # where rounding hides the way, the second
+                data = [one.to(dtype) for one in (X, offset, right)]
+                found = scipy.optimize.minimize(
+                    loss_and_gradient, flat, (strength, *data), "L-BFGS-B",
+                    jac=True, callback=stop, options=options,
+                )  # fmt: skip
+                flat = found.x
+                if found.status not in (0, 2):  # it was stopped, and did not stick
+                    break
             if found.jac @ found.jac > 2 * wanted:
                 words = f"Logistic regression of strength {strength:g} stopped before its minimum"
                 warnings.warn(words, stacklevel=2)
-            flat = found.x
-            free = flat.astype(np.float32)
-            W = (prior + free[:size].reshape(-1, classes)) / std[:, None]
-            self.heads_.append((W, free[size:] - mean @ W))
+            whole = (prior.numpy() + flat.astype(np.float32).reshape(classes, -1)).T
+            W = whole[:-1] / std[:, None]
+            self.heads_.append((W, whole[-1] - mean @ W))
         return self
 
 
