@@ -1,6 +1,7 @@
 """Small fixtures that several test files share."""
 
 import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 
 import clip
 import numpy as np
@@ -41,6 +42,13 @@ def draw(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def same_process(monkeypatch):
+    """A run prepares in a thread, so that what a test has changed counts there, too."""
+    pool = "cliphelpers.command.run.ProcessPoolExecutor"
+    monkeypatch.setattr(pool, lambda count, _: ThreadPoolExecutor(count))
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def write_notebook(folder, name, *cells, parameters=PARAMETERS):
 
 
 @pytest.fixture
-def notebooks(tmp_path, monkeypatch):
+def notebooks(tmp_path, monkeypatch, same_process):
     """Two good notebooks and a faulty one between them, in the runner's folder."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
@@ -219,6 +219,25 @@ def test_a_run_and_its_failure(notebooks, tmp_path, capsys):
     assert {"commit", "python", "versions", "hardware", "started"} <= set(record)
 
 
+ALONE = """\
+import sys
+from pathlib import Path
+from cliphelpers.command import run as runner
+runner.NOTEBOOKS = Path("notebooks").resolve()
+runner.run(["01"], {"rate": float(sys.argv[1])})
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process has mapped is asked of /proc")
+def test_the_command_leaves_torch_s_memory_to_the_notebooks(notebooks, tmp_path):
+    looks = "import os\nmaps = open(f'/proc/{os.getppid()}/maps').read()\n"
+    write_notebook(notebooks, "01_first", looks + "assert 'libzmq' in maps and 'torch' not in maps")
+    for rate, error in (("0.5", ""), ("-1", "ParameterError: The parameter rate must be a number")):
+        given = {"cwd": tmp_path, "capture_output": True, "text": True}
+        said = subprocess.run([sys.executable, "-c", ALONE, rate], **given).stderr
+        assert error in said and bool(error) == ("Traceback" in said), said
+
+
 def commit(folder):
     """A new commit in a folder's repository: its hash."""
     git = ["git", "-C", folder, "-c", "user.name=me", "-c", "user.email=me@example.com"]
@@ -233,7 +252,7 @@ def test_a_second_run_keeps_the_record_of_what_did_not_run_again(
 ):
     """The first was of an older version, which told when and by which commit of all at once."""
     parameters = PARAMETERS + 'names = "words.csv"\ntemplates = ["{}"]\nprecision = "auto"\n'
-    monkeypatch.setattr("cliphelpers.command.run.auto_precision", lambda device: "bf16")
+    monkeypatch.setattr("cliphelpers.encoders.encoder.auto_precision", lambda device: "bf16")
     write_notebook(notebooks, "04_ratio", "1 / rate", parameters=parameters)
     old = {"started": "2026-01-02", "commit": "abc", "python": "3.0", "peak_memory_gib": 1}
     old |= {"versions": {"torch": "1.0"}, "hardware": {"cores": 99}}

@@ -150,7 +150,9 @@ def test_a_link_to_a_folder_elsewhere_is_a_class_like_any_other(tmp_path, draw):
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
-def test_a_folder_without_rights_is_named(tmp_path, draw, monkeypatch, capsys, command):
+def test_a_folder_without_rights_is_named(
+    tmp_path, draw, monkeypatch, capsys, command, same_process
+):
     draw("data/a/1.png")
     secret = draw("data/b/secret/2.png").parent
     scandir = os.scandir

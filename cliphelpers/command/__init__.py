@@ -48,11 +48,12 @@ def _run(notebooks, data, parameters, output):
 
     NOTEBOOKS are such as 01_zero_shot or 01; all if there are none.
     """
-    from cliphelpers.command.report import report
     from cliphelpers.command.run import parse_value, run
 
     given = {name: parse_value(value) for name, value in parameters}
     run(notebooks, given | ({"data": data} if data else {}), output)
+    from cliphelpers.command.report import report  # not before: torch would take memory meanwhile
+
     click.echo(f"The answer, with tables, figures and executed notebooks, is {report(output)}")
 
 

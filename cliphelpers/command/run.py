@@ -9,23 +9,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 
 import papermill
-import torch
 from tqdm.auto import tqdm
 from traitlets.config import Config
 
 from cliphelpers.command.compare import RunError, read_record
-from cliphelpers.encoders.encoder import auto_precision, default_device
-from cliphelpers.encoders.load import absolute
-from cliphelpers.parameters import check_parameters
 from cliphelpers.progress import WARNING
-from cliphelpers.saved import PACKAGES
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-_PACKAGES = [*PACKAGES, "numpy", "scipy", "scikit-learn"]
 
 
 def run(names=(), parameters=None, output="output"):
@@ -57,24 +53,27 @@ def run(names=(), parameters=None, output="output"):
     defaults = {path: read_defaults(path) for path in find_notebooks(names)}
     typed = (parameters or {}) | {"output": str(Path(output))}
     output = Path(output).resolve()
-    _check(typed, defaults)
+    _check_names(typed, defaults)
+    with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # notebooks need torch's gigabyte
+        prepared = apart.submit(_prepare, typed, list(defaults.values()), NOTEBOOKS)
+        given, environment, auto = prepared.result()
+    given["output"] = str(output)
     earlier = read_record(output)["notebooks"] if (output / "run.json").exists() else {}
-    environment, warned = _environment(), _Warnings()
-    record = environment | {"notebooks": earlier}
+    warned, record = _Warnings(), environment | {"notebooks": earlier}
     (output / "notebooks").mkdir(parents=True, exist_ok=True)
     for path, own in defaults.items():
         record["notebooks"].pop(path.stem, None)  # what it said is not true of a run that fails
         _save(record, output)
-        given = {name: absolute(value, Path()) for name, value in typed.items() if name in own}
+        passed = {name: value for name, value in given.items() if name in own}
         before = len(warned.said)
         used = {name: typed.get(name, value) for name, value in own.items()}
         precision = used.get("precision")
-        times = _execute(path, output / "notebooks" / path.name, given, warned)
+        times = _execute(path, output / "notebooks" / path.name, passed, warned)
         record["notebooks"][path.stem] = environment | {
             "started": times["start_time"],
             "peak_memory_gib": _peak_memory(),
             "parameters": used,
-            "precision": auto_precision(default_device()) if precision == "auto" else precision,
+            "precision": auto if precision == "auto" else precision,
             "seconds": round(times["duration"], 1),
             "warnings": list(dict.fromkeys(warned.said[before:])),
         }
@@ -110,14 +109,28 @@ def read_defaults(path):
     return {name: ast.literal_eval(one["default"]) for name, one in inspected.items()}
 
 
-def _check(typed, defaults):
+def _check_names(typed, defaults):
     known = [name for own in defaults.values() for name in own]
     for name in typed:
         if name not in known:
             near, notebooks = _near(name, known), ", ".join(path.stem for path in defaults)
             raise RunError(f"None of {notebooks} has {name!r}: did you mean {near}?")
-    for own in defaults.values():
-        check_parameters({n: typed.get(n, absolute(own[n], NOTEBOOKS)) for n in own})
+
+
+def _prepare(typed, defaults, folder):
+    """Check all values. Then those that were typed with absolute paths, the environment, and the
+    precision that is "auto" in it."""
+    import torch  # here, since all of this is imported in a process of its own
+
+    from cliphelpers.encoders.encoder import auto_precision, default_device
+    from cliphelpers.encoders.load import absolute
+    from cliphelpers.parameters import check_parameters
+
+    for own in defaults:
+        check_parameters({n: typed.get(n, absolute(own[n], folder)) for n in own})
+    given = {name: absolute(value, Path()) for name, value in typed.items()}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return given, _environment(folder, gpu), auto_precision(default_device())
 
 
 def _near(name, known):
@@ -172,15 +185,16 @@ def _save(record, output):
     (output / "run.json").write_text(text, encoding="utf-8")
 
 
-def _environment():
+def _environment(folder, gpu):
+    from cliphelpers.saved import PACKAGES
+
     describe = "git describe --always --dirty --abbrev=40"  # a shell does not mind if there is none
-    git = subprocess.run(describe, shell=True, cwd=NOTEBOOKS, capture_output=True, text=True)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    git = subprocess.run(describe, shell=True, cwd=folder, capture_output=True, text=True)
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "commit": git.stdout.strip() or None,
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in _PACKAGES},
+        "versions": {name: version(name) for name in [*PACKAGES, "numpy", "scipy", "scikit-learn"]},
         "hardware": {"machine": platform.platform(), "cores": os.cpu_count(), "gpu": gpu},
     }
 
