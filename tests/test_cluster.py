@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 os.environ |= {  # read at the import; the token is else a file in the home folder
     "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -30,7 +32,11 @@ from cliphelpers.command import main  # noqa: E402
 from cliphelpers.encoders.encoder import encode_batch  # noqa: E402
 from cliphelpers.encoders.load import load_encoder  # noqa: E402
 from cliphelpers.features import kept_name  # noqa: E402
+from cliphelpers.finetuning import training as trained  # noqa: E402
+from cliphelpers.finetuning.training import FineTuneError, Recipe, Training, fine_tune  # noqa: E402
 from cliphelpers.images import read_image  # noqa: E402
+from cliphelpers.index import index_images  # noqa: E402
+from cliphelpers.splits import make_splits  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own, of its threads and sockets
 FRUITS = sorted((Path(__file__).parents[1] / "data" / "fruits-mini").rglob("*.jpg"))
@@ -220,6 +226,38 @@ def test_a_driver_that_was_killed_goes_on_where_it_was(cluster, tmp_path, pictur
     assert main(job) == 0
     assert seen(log) - before == 160 - done
     assert_complete(output, spec, pictures)
+
+
+@pytest.fixture
+def lesson(fruits, clip_vit, tmp_path, monkeypatch):
+    """24 pictures to learn from, in batches of which the last holds a single one."""
+    monkeypatch.setenv("CLIPHELPERS_CACHE", str(tmp_path / "alone"))
+    index = index_images(fruits)
+    encoder = load_encoder(f"clip:{clip_vit}", device="cpu")
+    rng, size = np.random.default_rng(0), encode_batch(encoder, np.zeros((1, 64, 64, 3), np.uint8))
+    head = rng.normal(0, 0.1, (size.shape[1], 4)).astype(np.float32), np.zeros(4, np.float32)
+    recipe = Recipe(epochs=2, batch=23, rate=1e-4, augmentation="photo")
+    return Training(encoder, make_splits(index, ["by_group"])["by_group"][0], index, recipe, head)
+
+
+def test_two_workers_train_as_one(cluster, lesson, tmp_path, monkeypatch):
+    (alone,) = fine_tune([lesson])
+    monkeypatch.setenv("CLIPHELPERS_CACHE", str(tmp_path / "shared"))
+    monkeypatch.setenv("CLIPHELPERS_WORKERS", "2")
+    with monkeypatch.context() as patched:
+        patched.setattr(trained._Run, "_gradients", None)  # in this process nothing is learnt
+        (shared,) = fine_tune([lesson])
+    pd.testing.assert_frame_equal(shared.curves, alone.curves, rtol=1e-3)
+    assert shared.curves.loss.iloc[-1] < shared.curves.loss.iloc[0]
+    pairs = zip(*[one.encoder.module.state_dict().values() for one in (alone, shared)], strict=True)
+    assert all(torch.allclose(*pair, atol=1e-4) for pair in pairs)
+
+
+def test_what_a_worker_cannot_do_is_said_here(cluster, lesson, monkeypatch):
+    monkeypatch.setenv("CLIPHELPERS_WORKERS", "2")
+    hot = replace(lesson, recipe=replace(lesson.recipe, rate=1e30))
+    with pytest.raises(FineTuneError, match="is not finite in epoch 1: lower the rates"):
+        fine_tune([hot])
 
 
 def test_a_lost_machine_and_a_broken_picture_lose_nothing_else(

@@ -1,6 +1,8 @@
 """Fine-tuning of any encoder: one training loop, with a head (ML) or by cosine similarity (CS)."""
 
 import io
+import math
+import os
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import astuple, dataclass, replace
 from functools import cache
@@ -10,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from timm.optim import param_groups_weight_decay
-from torch import nn, optim
+from torch import distributed, nn, optim
 
 from cliphelpers.cache import cache_folder, kept, key_of, load_arrays, save_arrays
 from cliphelpers.classifiers import NearestMean
@@ -143,7 +145,9 @@ def fine_tune(trainings):
     would only blur. Of the start and all epochs, the one with the highest validation accuracy
     is taken (of equals the one with the lowest loss); without validation pictures the last.
 
-    Trainings run one after the other on a GPU, on a CPU side by side on a thread each. After
+    Trainings run one after the other on a GPU, on a CPU side by side on a thread each; if the
+    environment variable CLIPHELPERS_WORKERS is a number above 1, those with a head on so many
+    workers of Ray: see :func:`cliphelpers.finetuning.workers.train_on_workers`. After
     each epoch the state is kept on disk: an interrupted training goes on there and ends with the
     same numbers. The result is kept under the content of the pictures, the weights and the
     recipe. An error or an interrupt stops all trainings; each loses at most the epoch it is in.
@@ -173,6 +177,9 @@ def fine_tune(trainings):
     cpu = all(training.encoder.device == "cpu" for training in trainings)
     total = sum(training.recipe.epochs * len(training.fold.train) for training in trainings)
     bar, stop = progress(total=total, unit="image", desc="training"), Event()
+    if (workers := int(os.environ.get("CLIPHELPERS_WORKERS") or 1)) > 1:
+        for training in trainings:
+            _finish(training, bar, stop, workers)
     with bar, thread_pool() if cpu else ThreadPoolExecutor(1) as pool:
         try:
             futures = [pool.submit(_finish, training, bar, stop) for training in trainings]
@@ -247,16 +254,28 @@ def _parts(training):
     return (FORMAT, *data, *start, astuple(training.recipe), fold.seed or 0)
 
 
-def _finish(training, bar=None, stop=None):
+def _finish(training, bar=None, stop=None, workers=1):
     """The arrays of a finished training, from disk if they are there."""
     parts = _parts(training)
     checkpoint = cache_folder() / "checkpoints" / f"{key_of(*parts)}.npz"
-    arrays = kept("fine-tuned", parts, lambda: _train(training, checkpoint, bar, stop))
+
+    def compute():
+        if workers > 1 and training.head:
+            from cliphelpers.finetuning.workers import train_on_workers  # here: few have Ray
+
+            train_on_workers(training, checkpoint, workers, _train)
+            if not checkpoint.exists():
+                todo = "set CLIPHELPERS_CACHE to a folder that all machines share"
+                raise FineTuneError(f"The workers have left nothing at {checkpoint}: {todo}")
+        return _train(training, checkpoint, bar, stop)
+
+    arrays = kept("fine-tuned", parts, compute)
     checkpoint.unlink(missing_ok=True)
     return arrays
 
 
 def _train(training, checkpoint, bar, stop):
+    """The arrays, from the checkpoint on; of several workers the first keeps the state."""
     run = _Run(training)
     if (saved := load_arrays(checkpoint)) is not None:
         run.restore(torch.load(io.BytesIO(saved["torch"].tobytes()), weights_only=True))
@@ -265,9 +284,10 @@ def _train(training, checkpoint, bar, stop):
     while run.epoch < training.recipe.epochs:
         run.learn(bar, stop)
         run.validate()
-        buffer = io.BytesIO()
-        torch.save(run.state(), buffer)
-        save_arrays(checkpoint, {"torch": np.frombuffer(buffer.getvalue(), np.uint8)})
+        if run.rank == 0:
+            buffer = io.BytesIO()
+            torch.save(run.state(), buffer)
+            save_arrays(checkpoint, {"torch": np.frombuffer(buffer.getvalue(), np.uint8)})
     columns = dict(zip(CURVES, map(np.array, zip(*run.curves, strict=True)), strict=True))
     return columns | _arrays(run.best["weights"]) | {"chosen": np.array(run.best["epoch"])}
 
@@ -303,6 +323,9 @@ class _Run:
         self.schedule = warm_up_and_cosine(self.optimizer, steps)
         self.generator = torch.Generator().manual_seed(fold.seed or 0)  # its own
         self.epoch, self.curves, self.best = 0, [], None
+        several = distributed.is_available() and distributed.is_initialized()
+        self.rank = distributed.get_rank() if several else 0
+        self.workers = distributed.get_world_size() if several else 1
 
     def state(self):
         """All that a checkpoint holds: numbers, texts and tensors."""
@@ -325,7 +348,8 @@ class _Run:
         for rows, pictures in self.batches(order):
             if stop.is_set():
                 raise CancelledError
-            Z, loss = self._gradients(augment(pictures, self.generator), self.y[rows])
+            pictures, y = augment(pictures, self.generator), self.y[rows]
+            Z, loss = self._share(pictures, y)
             outputs.append(Z)
             total += loss * len(rows)
             nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
@@ -335,8 +359,28 @@ class _Run:
         Z, y = torch.cat(outputs), self.y[order]
         self._note("train", total / len(y), Z, y, Z, y)
 
-    def _gradients(self, pictures, y):
-        """Gradients of the loss of one batch, its outputs and its loss.
+    def _share(self, pictures, y):
+        """As of the whole batch, of which each worker computes a share: gradients, outputs, loss.
+
+        A worker for whom no picture is left computes the first one, and it does not count.
+        """
+        if self.workers == 1:
+            return self._gradients(pictures, y, len(y))
+        own, count = slice(self.rank, None, self.workers), len(y)
+        if self.rank >= len(y):
+            own, count = slice(1), math.inf
+        Z, loss = self._gradients(pictures[own], y[own], count)
+        device = self.training.encoder.device
+        outputs = torch.zeros(len(y), Z.shape[1], device=device)
+        outputs[own] = Z.to(device) * (count == len(y))
+        loss = torch.tensor(loss, device=device)
+        gradients = [one.grad for one in self.model.parameters() if one.grad is not None]
+        for one in (outputs, loss, *gradients):
+            distributed.all_reduce(one)
+        return outputs.cpu(), loss.item()
+
+    def _gradients(self, pictures, y, count):
+        """Gradients of the loss of pictures of a batch of so many, their outputs and their loss.
 
         Of ML, whose loss is a mean over pictures, part by part, as many as memory holds.
         """
@@ -345,7 +389,7 @@ class _Run:
             outputs, total = [], 0.0
             for some, some_y in zip(pictures.split(self.part), y.split(self.part), strict=True):
                 Z = self.model(some)
-                loss = self._loss(Z, some_y) * len(some) / len(y)
+                loss = self._loss(Z, some_y) * len(some) / count
                 loss.backward()
                 outputs.append(Z.detach().cpu())
                 total += loss.item()
@@ -356,7 +400,7 @@ class _Run:
                 words = f"The memory of {device} does not hold a step of {name}"
                 raise FineTuneError(f"{words}: lower batch, now {self.batch}") from error
         self.part = -(-min(self.part, len(y)) // 2)
-        return self._gradients(pictures, y)
+        return self._gradients(pictures, y, count)
 
     @torch.no_grad()
     def validate(self):

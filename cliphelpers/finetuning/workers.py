@@ -1,0 +1,78 @@
+"""One training on several workers of a Ray cluster: each takes its share of every batch."""
+
+import signal
+from dataclasses import replace
+from threading import Event
+
+from tqdm import tqdm
+
+from cliphelpers.cache import cache_folder
+from cliphelpers.encoders.encoder import default_device
+
+try:
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+except ImportError as error:
+    words = "CLIPHELPERS_WORKERS takes more packages: pip install -e '.[cluster]'"
+    raise RuntimeError(words) from error
+
+
+def train_on_workers(training, checkpoint, count, train):
+    """Leave the checkpoint of a training's last epoch, computed by Ray Train.
+
+    All workers go through the same batches and augmentation, and sum their gradients, so that the
+    training is that of one process but for rounding. A worker that is lost is replaced, three
+    times at most, from the last epoch's checkpoint on.
+
+    Parameters
+    ----------
+    training : Training
+        With a head. All machines must see its pictures under the same paths.
+    checkpoint : Path
+        In a folder that all machines share.
+    count : int
+        Workers, each with a core or, where there are as many, a GPU: of the cluster that
+        RAY_ADDRESS names, else of this machine.
+    train : function
+        ``train(training, checkpoint, bar, stop)``, called by each worker.
+
+    Raises
+    ------
+    FineTuneError, ImageError
+        As without workers.
+    ray.train.TrainingFailedError
+        Workers were lost more than three times; the epochs before are kept.
+    """
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="error")
+    encoder, folder = replace(training.encoder, text=None, tokenizer=None), cache_folder().resolve()
+    config = {"training": replace(training, encoder=encoder), "checkpoint": checkpoint.resolve()}
+    gpu = ray.cluster_resources().get("GPU", 0) >= count
+    trainer = TorchTrainer(
+        _work, train_loop_config=config | {"train": train},
+        scaling_config=ScalingConfig(num_workers=count, use_gpu=gpu),
+        run_config=RunConfig(
+            storage_path=str(folder / "ray"), failure_config=FailureConfig(max_failures=3),
+            worker_runtime_env={"env_vars": {"CLIPHELPERS_CACHE": str(folder)}},
+        ),
+    )  # fmt: skip
+    ours = signal.getsignal(signal.SIGINT)
+    try:
+        error = trainer.fit().return_value
+    finally:
+        signal.signal(signal.SIGINT, ours)  # Ray Train leaves its own
+    if error:
+        raise error
+
+
+def _work(config):
+    """None, or an error that would come again: of a picture, or of the training itself."""
+    training = config["training"]
+    encoder = replace(training.encoder, device=default_device())
+    training = replace(training, encoder=encoder)
+    try:
+        config["train"](training, config["checkpoint"], tqdm(disable=True), Event())
+    except Exception as error:
+        if not type(error).__module__.startswith("cliphelpers."):
+            raise
+        return error
