@@ -27,6 +27,7 @@ _NOT_DATA = re.compile(  # hidden, or made by Synology, QNAP, macOS or Windows f
     r"(eh)?thumbs\.db|desktop\.ini|system volume information"
 )
 _HEIC = ".heic", ".heif"
+_BLOCK = 256  # files
 _SMALLEST_SIDE, _LARGEST_SIDE, _LONGEST_RATIO, _LEAST_CONTRAST = 8, 10_000, 8, 3
 
 
@@ -180,8 +181,11 @@ def digests(paths):
         except OSError as error:
             raise ImageError(f"Cannot read {path}: {error.strerror}") from error
 
+    paths = list(paths)  # in blocks: a job takes longer to begin than a small file to be read
+    blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
     with ThreadPoolExecutor(CORES) as pool:
-        return list(pool.map(digest, paths))
+        found = pool.map(lambda block: [digest(path) for path in block], blocks)
+        return [one for block in found for one in block]
 
 
 @cache
