@@ -6,9 +6,7 @@ The runs lie in report/results/NAME: a run's results/*.csv and its run.json. `ma
 NAME = embedded, of `make figures`; those of the photographs are copied there by hand.
 
 A table or number stands between two comments, the first of which names a function below and its
-arguments, quoted where they have spaces; everything else is left as it is. Tables of two kinds are
-read: those of an earlier run lack the columns of `LATER`, and rows of the mean of seeds; what is
-written of them says so.
+arguments, quoted where they have spaces; everything else is left as it is.
 """
 
 import json
@@ -24,7 +22,6 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "report" / "results"
 PAGES = [ROOT / "README.md", ROOT / "report" / "RESULTS.md"]
 SPLITS = ["official", "by_group", "by_look", "random"]
-LATER = ["low_classes", "high_classes", "verdict", "chosen", "at_edge"]
 HERE = {  # how a file is read, and how clip and open_clip read it
     "plain": "the same; timm crops 0.9 of it",
     "EXIF rotation": "applied; they ignore it",
@@ -46,11 +43,11 @@ def read(run):
     """All result rows of a committed run: of a question with several seeds that of their mean."""
     files = [file for file in (RESULTS / run).glob("*.csv") if "curves" not in file.stem]
     rows = pd.concat(map(pd.read_csv, sorted(files)), ignore_index=True)
-    return means(rows.reindex(columns=list(dict.fromkeys([*rows, *LATER]))))
+    return means(rows)
 
 
 def means(rows):
-    """One row for each question: that of the mean over seeds, or the mean of rows without one.
+    """One row for each question: of several seeds that of their mean.
 
     The column ``start`` says of how many of its trainings validation kept the start: a share.
     """
@@ -60,10 +57,7 @@ def means(rows):
     rows = rows.assign(start=start, mean=rows.seed.isna())
     groups = rows.groupby(keys, dropna=False, sort=False)
     rows = rows.assign(start=groups.start.transform("mean"))
-    rows = rows[rows["mean"] | ~groups["mean"].transform("any")]
-    numbers = ["value", "low", "high", "low_classes", "high_classes"]
-    how = {name: "mean" if name in numbers else "first" for name in rows if name not in keys}
-    return rows.groupby(keys, dropna=False, sort=False, as_index=False).agg(how)
+    return rows[rows["mean"] | ~groups["mean"].transform("any")].reset_index(drop=True)
 
 
 def find(rows, *experiments):
@@ -109,22 +103,13 @@ def untrained(run, split):
     return f"{values.min():.1f} to {values.max():.1f} %"
 
 
-def brackets(run, *experiments):
-    """What the brackets of these experiments' tables are: a sentence, or two."""
-    rows, said = find(read(run), *experiments), []
-    earlier = rows[rows.low_classes.isna()].experiment.str[:2].unique()
-    if len(earlier) < rows.experiment.nunique():
-        said.append(
-            f"Round brackets are {100 * LEVEL:.0f} % intervals for these classes and other groups "
-            "of them, square ones for other classes, too; better or worse is what survives Holm's "
-            "correction"
-        )
-    if len(earlier):
-        said.append(
-            f"Of an earlier run (notebooks {', '.join(earlier)}): there brackets are intervals "
-            "that resample whole groups, whatever their class, and no comparison is corrected"
-        )
-    return ". ".join(said)
+def brackets():
+    """What the brackets of tables are: a sentence."""
+    return (
+        f"Round brackets are {100 * LEVEL:.0f} % intervals for these classes and other groups of "
+        "them, square ones for other classes, too; better or worse is what survives Holm's "
+        "correction"
+    )
 
 
 def verdicts(run, experiments, features="", method=""):
@@ -133,15 +118,10 @@ def verdicts(run, experiments, features="", method=""):
     rows = rows[rows.metric == "top-1 difference"]
     rows = rows[rows.features.astype(object).fillna("").str.contains(features)]
     rows = rows[rows.method.str.endswith(method)]
-    if rows.verdict.notna().all():
-        up, down, end = "better", "worse", "by Holm's correction for all of a notebook"
-        better, worse = (rows.verdict == up).sum(), (rows.verdict == down).sum()
-    else:
-        up, down, better, worse = "higher", "lower", (rows.low > 0).sum(), (rows.high < 0).sum()
-        end = f"uncorrected: chance alone would leave 0 out of about {(1 - LEVEL) * len(rows):.1f}"
+    better, worse = (sum(rows.verdict == word) for word in ("better", "worse"))
     rest = len(rows) - better - worse
-    found = f"{up} in {better}, {down} in {worse} and not decided in {rest} of {len(rows)}"
-    return f"{found} comparisons ({end})"
+    found = f"better in {better}, worse in {worse} and not decided in {rest} of {len(rows)}"
+    return f"{found} comparisons (by Holm's correction for all of a notebook)"
 
 
 def edges(run, *experiments):

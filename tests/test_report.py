@@ -30,7 +30,6 @@ def load(name, folder="report"):
 
 tables = load("tables")
 gallery = load("gallery")
-EARLIER = [name for name in COLUMNS if name not in [*tables.LATER, "p"]]  # columns of its tables
 
 
 def result(split, encoder, method, value, metric="top-1", **others):
@@ -40,10 +39,10 @@ def result(split, encoder, method, value, metric="top-1", **others):
     return row | {"split": split, "encoder": encoder, "method": method, "metric": metric} | others
 
 
-def write(folder, experiment, *rows, columns=COLUMNS):
-    """Write a table of results as a study does, or with the columns of an earlier run."""
+def write(folder, experiment, *rows):
+    """Write a table of results as a study does."""
     folder.mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame(rows).assign(experiment=experiment).reindex(columns=columns)
+    table = pd.DataFrame(rows).assign(experiment=experiment).reindex(columns=COLUMNS)
     table = table.astype({"shots": "Int64", "seed": "Int64"})
     table.to_csv(folder / f"{experiment}.csv", index=False, float_format="%.6f")
 
@@ -51,32 +50,29 @@ def write(folder, experiment, *rows, columns=COLUMNS):
 LESS = {"metric": "top-1 difference", "shots": 2}
 
 
-def tuned(columns):
-    """Rows of fine-tuning, with two seeds: with their mean, and as an earlier run wrote them."""
-    whole = columns is COLUMNS
+def tuned():
+    """Rows of fine-tuning, with two seeds and with their mean."""
     for seed, value, epoch in ((0, 0.5, 0), (1, 0.7, 2)):
         at = {"shots": 2, "seed": seed}
         yield result("by_group", "new", "linear probe", value - 0.1, **at)
         yield result("by_group", "new", "fine-tuned ML", value, chosen=f"epoch {epoch}", **at)
         yield result("by_group", "kept", "fine-tuned ML", value, chosen="epoch 0", **at)
-    if whole:  # an interval that no mean of the others' gives, and what the last seed chose
-        mean = {"shots": 2, "low": 0.33, "high": 0.88}
-        yield result("by_group", "new", "linear probe", 0.5, **mean)
-        yield result("by_group", "new", "fine-tuned ML", 0.6, chosen="epoch 2", **mean)
-        yield result("by_group", "kept", "fine-tuned ML", 0.6, chosen="epoch 0", **mean)
+    mean = {"shots": 2, "low": 0.33, "high": 0.88}  # no mean of the others'
+    yield result("by_group", "new", "linear probe", 0.5, **mean)
+    yield result("by_group", "new", "fine-tuned ML", 0.6, chosen="epoch 2", **mean)
+    yield result("by_group", "kept", "fine-tuned ML", 0.6, chosen="epoch 0", **mean)
     words = {"new": "better", "worse": "worse", "kept": "not decided", "same": "not decided"}
     for encoder, value in (("new", 0.2), ("worse", -0.3), ("kept", 0.25), ("same", 0.05)):
-        at = LESS | ({} if whole else {"seed": 0}) | {"verdict": words[encoder]}
+        at = LESS | {"verdict": words[encoder]}
         yield result("by_group", encoder, "fine-tuned ML − linear probe", value, **at)
 
 
-@pytest.fixture(params=["as a study writes", "of an earlier run"])
-def run(request, tmp_path, monkeypatch):
-    """A committed run with tables of one kind: its name; kind is "" or "earlier"."""
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A committed run: its name."""
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    columns = COLUMNS if request.param == "as a study writes" else EARLIER
-    write(tmp_path / "one", "06_fine_tune_imagenet", *tuned(columns), columns=columns)
-    return "one", columns is EARLIER
+    write(tmp_path / "one", "06_fine_tune_imagenet", *tuned())
+    return "one"
 
 
 # ------------------------------------------------------------------------------- README, RESULTS.md
@@ -118,38 +114,18 @@ def test_a_changed_number_is_put_right_within_its_line():
 
 
 def test_of_several_seeds_the_row_of_their_mean_stands_for_them(run):
-    name, earlier = run
-    lines = tables.finetuning(name).splitlines()[2:]
-    new = "60.0 % (50.0 to 70.0)" if earlier else "60.0 % (33.0 to 88.0) [1.0 to 99.0]"
-    marks = ("", "") if earlier else (" (†)", " †")  # validation kept the start of one seed, of all
-    assert lines[1] == f"| new | fine-tuned ML | {new}{marks[0]} |"
-    assert lines[2] == f"| kept | fine-tuned ML | {new}{marks[1]} |"
-    assert lines[0] == f"| new | linear probe | {new.replace('60.0 %', '50.0 %')} |" or earlier
+    lines = tables.finetuning(run).splitlines()[2:]
+    new = "60.0 % (33.0 to 88.0) [1.0 to 99.0]"
+    assert lines[0] == f"| new | linear probe | {new.replace('60.0 %', '50.0 %')} |"
+    assert lines[1] == f"| new | fine-tuned ML | {new} (†) |"  # validation kept one seed's start
+    assert lines[2] == f"| kept | fine-tuned ML | {new} † |"
 
 
-def test_differences_are_judged_by_the_table_or_by_uncorrected_intervals(run):
-    name, earlier = run
-    said = tables.verdicts(name, "05 06")
-    if earlier:
-        start = "higher in 2, lower in 1 and not decided in 1 of 4 comparisons (uncorrected: "
-        assert said == start + "chance alone would leave 0 out of about 0.2)"
-        assert "resample whole groups" in tables.brackets(name, "06")
-    else:
-        start = "better in 1, worse in 1 and not decided in 2 of 4 comparisons"
-        assert said == start + " (by Holm's correction for all of a notebook)"
-        assert "these classes and other groups" in tables.brackets(name, "06")
-        assert "25.0 % (15.0 to 35.0), not decided" in tables.finetuning(name, "top-1 difference")
-        assert "earlier run" not in tables.brackets(name, "06")
-
-
-def test_a_page_says_which_of_its_tables_are_of_an_earlier_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    row = result("official", "one", "zero-shot", 0.5)
-    write(tmp_path / "one", "01_zero_shot", row)
-    write(tmp_path / "one", "02_k_shot", row, columns=EARLIER)
-    new, old = tables.brackets("one", "01"), tables.brackets("one", "02")
-    assert old.startswith("Of an earlier run (notebooks 02): there brackets are intervals")
-    assert tables.brackets("one", "01", "02") == f"{new}. {old}"
+def test_differences_are_judged_by_the_table(run):
+    said = "better in 1, worse in 1 and not decided in 2 of 4 comparisons"
+    assert tables.verdicts(run, "05 06") == said + " (by Holm's correction for all of a notebook)"
+    assert "these classes and other groups" in tables.brackets()
+    assert "25.0 % (15.0 to 35.0), not decided" in tables.finetuning(run, "top-1 difference")
 
 
 def test_choices_at_the_edge_of_their_grid_are_counted(tmp_path, monkeypatch):
@@ -257,30 +233,20 @@ def test_a_report_without_results_says_what_is_missing(build, checkout):
     assert names == {"01", "02", "04", "05", "06", "07"}
 
 
-@pytest.mark.parametrize("columns", [COLUMNS, EARLIER], ids=["as a study writes", "earlier"])
-def test_the_report_takes_new_tables_and_judges_by_what_they_say(build, checkout, columns):
+def test_the_report_takes_new_tables_and_judges_by_what_they_say(build, checkout):
     folder = checkout / "report" / "results" / "photographs"
-    write(folder, "06_fine_tune_imagenet", *tuned(columns), columns=columns)
+    write(folder, "06_fine_tune_imagenet", *tuned())
     compiler = build.compiler(checkout)
     assert "report/results/photographs/06_fine_tune_imagenet.csv" not in missing(compiler)
     (table,) = said(compiler, "<photographs-tuned>")
     (differences,) = said(compiler, "<photographs-tuned-differences>")
     text = " ".join(said(compiler, "par"))
-    if columns is COLUMNS:
-        assert "newlinearprobe50.0(33.0to88.0)" in table
-        assert "fine-tunedML60.0(33.0to88.0)(†)" in table and "(33.0to88.0)†" in table
-        assert "keptfine-tunedML−linearprobe+25.0(+15.0to+35.0)notdecided" in differences
-        assert "new+20.0points(+10.0to+30.0),better" in text
-        assert "worse−30.0points(−40.0to−20.0),worse" in text
-        assert "betterin1,worsein1andnotdecidedin2of4comparisons" in text
-        assert "ofanearlierrun" not in text
-    else:
-        assert "newlinearprobe50.0(40.0to60.0)" in table and "†" not in table
-        assert "keptfine-tunedML−linearprobe+25.0(+15.0to+35.0)higher" in differences
-        assert "new+20.0points(+10.0to+30.0),higher" in text
-        assert "higherin2,lowerin1andnotdecidedin1of4comparisons" in text
-        assert "chancealonewouldleave0outofabout0.2" in text
-        assert "Thetablesofnotebook6onthephotographsarethoseofanearlierrun" in text
+    assert "newlinearprobe50.0(33.0to88.0)" in table
+    assert "fine-tunedML60.0(33.0to88.0)(†)" in table and "(33.0to88.0)†" in table
+    assert "keptfine-tunedML−linearprobe+25.0(+15.0to+35.0)notdecided" in differences
+    assert "new+20.0points(+10.0to+30.0),better" in text
+    assert "worse−30.0points(−40.0to−20.0),worse" in text
+    assert "betterin1,worsein1andnotdecidedin2of4comparisons" in text
 
 
 def test_who_is_first_is_said_with_the_paired_difference(build, checkout):
@@ -330,7 +296,7 @@ def test_what_splits_and_intervals_promise_is_read_from_the_benchmarks(build, ch
 
 @pytest.fixture
 def figures(run, monkeypatch):
-    """report/figures.py on a run with tables of either kind, and whether they are earlier ones."""
+    """report/figures.py on a run."""
     monkeypatch.syspath_prepend(ROOT / "report")
     monkeypatch.setitem(sys.modules, "tables", tables)
     module = load("figures")
@@ -339,12 +305,12 @@ def figures(run, monkeypatch):
 
 
 def test_figures_of_the_photographs_show_means_over_seeds(figures, run):
-    drawn = figures.tuned(run[0], "06", "title", "encoder", "method")
+    drawn = figures.tuned(run, "06", "title", "encoder", "method")
     bars = [bar for axis in drawn.axes for bar in axis.containers]
     found = {float(x): bar for bar in bars for x in bar.lines[0].get_xdata()}
     assert sorted(found) == pytest.approx([0.5, 0.6])
     (ends,) = {tuple(np.round(part[:, 0], 6)) for part in found[0.6].lines[2][0].get_segments()}
-    assert ends == ((0.5, 0.7) if run[1] else (0.33, 0.88))
+    assert ends == (0.33, 0.88)
 
 
 def test_curves_of_the_trainings_are_drawn_where_they_are_there(figures, run):
@@ -359,7 +325,7 @@ def test_curves_of_the_trainings_are_drawn_where_they_are_there(figures, run):
         for part in ("train", "validation")
         for epoch in (0, 1, 2)
     ]
-    path = tables.RESULTS / run[0] / "06_fine_tune_imagenet_curves.csv"
+    path = tables.RESULTS / run / "06_fine_tune_imagenet_curves.csv"
     pd.DataFrame(rows).to_csv(path, index=False)
     (axis,) = figures.epochs(path).axes
     titles = [
@@ -367,7 +333,7 @@ def test_curves_of_the_trainings_are_drawn_where_they_are_there(figures, run):
     ]  # as the style of the day has it
     assert "".join(titles).startswith("new, srgan")
     assert [list(line.get_ydata()) for line in axis.lines] == [[0, 0.25, 0.5]] * 2
-    assert "fine-tuned ML − linear probe" in set(tables.read(run[0]).method)  # and no curves in it
+    assert "fine-tuned ML − linear probe" in set(tables.read(run).method)  # and no curves in it
 
 
 # ------------------------------------------------------------------------------- make gallery
