@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +115,19 @@ def test_the_page_needs_nothing_else_and_links_what_is_there(output):
     there = [link for link in links if not link.startswith("data:")]
     assert there == ["notebooks/03_linear_probe_clip.html"]
     assert "Told" in (output / there[0]).read_text(encoding="utf-8")
+
+
+def test_a_run_that_learnt_from_few_alone_has_a_page_too(output, specs, fruits):
+    """As one of notebook 6 alone."""
+    shutil.rmtree(output / "answers")
+    (output / "results" / "03_linear_probe_clip.csv").unlink()
+    index = index_images(fruits)
+    study = Study("06_fine_tune_imagenet", index, make_splits(index, ["by_group"]))
+    study.ask("class mean", NearestMean(), load_encoders(specs)[0], shots=[2])
+    study.run()
+    study.save(output)
+    page = words(report(output).read_text(encoding="utf-8"))
+    assert "pixels 2, class mean, k = 2" in page and "Not asked: 01_zero_shot" in page
 
 
 def test_answers_are_compared_picture_by_picture_whatever_the_order_of_folds(output, specs, fruits):
