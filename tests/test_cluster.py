@@ -258,6 +258,12 @@ def test_what_a_worker_cannot_do_is_said_here(cluster, lesson, monkeypatch):
     hot = replace(lesson, recipe=replace(lesson.recipe, rate=1e30))
     with pytest.raises(FineTuneError, match="is not finite in epoch 1: lower the rates"):
         fine_tune([hot])
+    monkeypatch.setenv("CLIPHELPERS_WORKERS", "99")
+    with pytest.raises(RuntimeError, match="CLIPHELPERS_WORKERS is 99, but the Ray cluster has"):
+        fine_tune([lesson])
+    monkeypatch.setenv("CLIPHELPERS_WORKERS", "two")
+    with pytest.raises(FineTuneError, match="must be a whole number, not 'two'"):
+        fine_tune([lesson])
 
 
 def test_a_lost_machine_and_a_broken_picture_lose_nothing_else(

@@ -165,7 +165,8 @@ def fine_tune(trainings):
     Raises
     ------
     FineTuneError
-        The loss is not finite, or no class has two pictures, which CS needs.
+        The loss is not finite, no class has two pictures, which CS needs, or CLIPHELPERS_WORKERS
+        is no number.
     ImageError
         A picture cannot be read.
 
@@ -177,9 +178,12 @@ def fine_tune(trainings):
     cpu = all(training.encoder.device == "cpu" for training in trainings)
     total = sum(training.recipe.epochs * len(training.fold.train) for training in trainings)
     bar, stop = progress(total=total, unit="image", desc="training"), Event()
-    if (workers := int(os.environ.get("CLIPHELPERS_WORKERS") or 1)) > 1:
+    workers = os.environ.get("CLIPHELPERS_WORKERS") or "1"
+    if not workers.isdecimal():
+        raise FineTuneError(f"CLIPHELPERS_WORKERS must be a whole number, not {workers!r}")
+    if int(workers) > 1:
         for training in trainings:
-            _finish(training, bar, stop, workers)
+            _finish(training, bar, stop, int(workers))
     with bar, thread_pool() if cpu else ThreadPoolExecutor(1) as pool:
         try:
             futures = [pool.submit(_finish, training, bar, stop) for training in trainings]

@@ -2,6 +2,7 @@
 
 import signal
 from dataclasses import replace
+from tempfile import TemporaryDirectory
 from threading import Event
 
 from tqdm import tqdm
@@ -41,24 +42,29 @@ def train_on_workers(training, checkpoint, count, train):
     ------
     FineTuneError, ImageError
         As without workers.
+    RuntimeError
+        The cluster has fewer cores.
     ray.train.TrainingFailedError
         Workers were lost more than three times; the epochs before are kept.
     """
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="error")
+    there = ray.cluster_resources()
+    if count > (cores := int(there.get("CPU", 0))):
+        raise RuntimeError(f"CLIPHELPERS_WORKERS is {count}, but the Ray cluster has {cores} cores")
     encoder, folder = replace(training.encoder, text=None, tokenizer=None), cache_folder().resolve()
     config = {"training": replace(training, encoder=encoder), "checkpoint": checkpoint.resolve()}
-    gpu = ray.cluster_resources().get("GPU", 0) >= count
-    trainer = TorchTrainer(
-        _work, train_loop_config=config | {"train": train},
-        scaling_config=ScalingConfig(num_workers=count, use_gpu=gpu),
-        run_config=RunConfig(
-            storage_path=str(folder / "ray"), failure_config=FailureConfig(max_failures=3),
-            worker_runtime_env={"env_vars": {"CLIPHELPERS_CACHE": str(folder)}},
-        ),
-    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
     ours = signal.getsignal(signal.SIGINT)
     try:
-        error = trainer.fit().return_value
+        with TemporaryDirectory(dir=folder) as storage:
+            run = RunConfig(
+                storage_path=storage, failure_config=FailureConfig(max_failures=3),
+                worker_runtime_env={"env_vars": {"CLIPHELPERS_CACHE": str(folder)}},
+            )  # fmt: skip
+            scale = ScalingConfig(num_workers=count, use_gpu=there.get("GPU", 0) >= count)
+            more = {"scaling_config": scale, "run_config": run}
+            trainer = TorchTrainer(_work, train_loop_config=config | {"train": train}, **more)
+            error = trainer.fit().return_value
     finally:
         signal.signal(signal.SIGINT, ours)  # Ray Train leaves its own
     if error:
