@@ -244,6 +244,16 @@ def finetuning(run, metric="top-1"):
     return _pivot(rows, ["encoder", "method"])
 
 
+def gains(method, *runs):
+    """What fine-tuning changes, such as "fine-tuned ML − linear probe": a column for each k."""
+    rows = pd.concat([find(read(run), "05") for run in runs])
+    rows = rows[(rows.metric == "top-1 difference") & (rows.method == method)]
+    rows = rows.assign(cell=[cell(row) for row in rows.itertuples()], k=rows.shots.astype(int))
+    table = rows.pivot(index=["encoder", "split"], columns="k", values="cell").fillna("")
+    lines = [[*key, *row] for key, *row in table.itertuples()]
+    return _markdown(["encoder", "split", *(f"k = {k}" for k in table.columns)], lines)
+
+
 def wise_ft(run):
     """WiSE-FT: a column for each share of the fine-tuned weights, in percent."""
     rows = find(read(run), "05", "06")
@@ -327,7 +337,7 @@ def reading():
 
 NUMBERS = [accuracy, untrained, brackets, verdicts, edges, cells, coverage, promised]
 NUMBERS += [duration, memory, hardware, pictures, original]
-TABLES = [accuracies, promises, shots, differences, finetuning, wise_ft, upsampling, quality]
+TABLES = [accuracies, promises, shots, differences, finetuning, gains, wise_ft, upsampling, quality]
 TABLES += [minutes, reading]
 
 

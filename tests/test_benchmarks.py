@@ -161,10 +161,13 @@ def test_of_rates_as_good_as_the_best_over_encoders_the_largest_is_chosen():
     assert rates.chosen(table).to_dict() == {"a": 2, "b": 2}  # a standard error is 0.05
 
 
-RATED = [  # what else was run on the photographs is of an earlier run
+RATED = [
     ("embedded", "fruits-mini", "05_fine_tune_clip"),
     ("embedded", "fruits-mini", "06_fine_tune_imagenet"),
     ("photographs", "photographs", "05_fine_tune_clip"),
+    ("photographs", "photographs", "06_fine_tune_imagenet"),
+    ("photographs_8", "photographs", "05_fine_tune_clip"),
+    ("photographs_16", "photographs", "05_fine_tune_clip"),
 ]
 
 
