@@ -166,8 +166,7 @@ RATED = [
     ("embedded", "fruits-mini", "06_fine_tune_imagenet"),
     ("photographs", "photographs", "05_fine_tune_clip"),
     ("photographs", "photographs", "06_fine_tune_imagenet"),
-    ("photographs_8", "photographs", "05_fine_tune_clip"),
-    ("photographs_16", "photographs", "05_fine_tune_clip"),
+    *((f"photographs_{k}", "photographs", "05_fine_tune_clip") for k in (4, 8, 16)),
 ]
 
 
