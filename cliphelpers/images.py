@@ -27,7 +27,7 @@ _NOT_DATA = re.compile(  # hidden, or made by Synology, QNAP, macOS or Windows f
     r"(eh)?thumbs\.db|desktop\.ini|system volume information"
 )
 _HEIC = ".heic", ".heif"
-_BLOCK = 32  # files
+_BLOCK = 32  # files whose digests a job takes
 _SMALLEST_SIDE, _LARGEST_SIDE, _LONGEST_RATIO, _LEAST_CONTRAST = 8, 10_000, 8, 3
 
 

@@ -49,15 +49,21 @@ def probes(run, number, title):
 def tuned(run, number, title, y, hue):
     """Fine-tuned models beside zero-shot and probe of the same pictures."""
     rows = _named(table(run, number))
-    return ch.dots(rows[~rows.method.str.startswith("WiSE-FT")], y, hue, title)
+    return ch.dots(rows[~rows.method.str.startswith("WiSE-FT")], y, hue, _few(title, rows))
 
 
 def epochs(path):
     """Training and validation accuracy by epoch, from the curves of the trainings."""
     lines = _named(pd.read_csv(path))
     lines = lines.assign(line=lines.method + ", " + lines.part)
-    title = "Does training help what was not trained on?"
+    title = _few("Does training help what was not trained on?", lines)
     return ch.curves(lines, "epoch", "line", title, "epoch", y="accuracy", log=False)
+
+
+def _few(title, rows):
+    """A question that says what trainings learnt from."""
+    shots = " or ".join(f"{k:.0f}" for k in sorted(rows.shots.dropna().unique()))
+    return f"{title[:-1]}, with {shots} pictures a class?"
 
 
 def _named(rows):

@@ -128,6 +128,19 @@ def test_differences_are_judged_by_the_table(run):
     assert "25.0 % (15.0 to 35.0), not decided" in tables.finetuning(run, "top-1 difference")
 
 
+def test_what_moving_the_weights_gains_has_a_column_for_each_k(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    for k, epoch in ((4, 0), (8, 2)):
+        at, less = {"shots": k, "seed": 0}, LESS | {"shots": k, "verdict": "better"}
+        rows = [result("official", "one", "fine-tuned ML", 0.5, chosen=f"epoch {epoch}", **at)]
+        rows += [result("official", "one", "fine-tuned ML − linear probe", k / 100, **less)]
+        write(tmp_path / str(k), "05_fine_tune_clip", *rows)
+    head, _, line = tables.gains("fine-tuned ML − linear probe", "4", "8").splitlines()
+    assert head == "| encoder | split | k = 4 | k = 8 |"
+    cells = ["4.0 % (-6.0 to 14.0), better †", "8.0 % (-2.0 to 18.0), better"]
+    assert line == f"| one | official | {' | '.join(cells)} |"
+
+
 def test_choices_at_the_edge_of_their_grid_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     rows = [
@@ -321,7 +334,7 @@ def test_curves_of_the_trainings_are_drawn_where_they_are_there(figures, run):
             "features": "joint, srgan",
             "method": "fine-tuned ML",
         }
-        | {"epoch": epoch, "part": part, "accuracy": 0.25 * epoch}
+        | {"epoch": epoch, "part": part, "accuracy": 0.25 * epoch, "shots": 2}
         for part in ("train", "validation")
         for epoch in (0, 1, 2)
     ]

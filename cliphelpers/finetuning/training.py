@@ -182,7 +182,7 @@ def fine_tune(trainings):
     if not workers.isdecimal():
         raise FineTuneError(f"CLIPHELPERS_WORKERS must be a whole number, not {workers!r}")
     if int(workers) > 1:
-        for training in trainings:
+        for training in [one for one in trainings if one.head]:
             _finish(training, bar, stop, int(workers))
     with bar, thread_pool() if cpu else ThreadPoolExecutor(1) as pool:
         try:
@@ -264,7 +264,7 @@ def _finish(training, bar=None, stop=None, workers=1):
     checkpoint = cache_folder() / "checkpoints" / f"{key_of(*parts)}.npz"
 
     def compute():
-        if workers > 1 and training.head:
+        if workers > 1:
             from cliphelpers.finetuning.workers import train_on_workers  # here: few have Ray
 
             train_on_workers(training, checkpoint, workers, _train)

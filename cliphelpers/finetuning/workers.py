@@ -23,8 +23,8 @@ def train_on_workers(training, checkpoint, count, train):
     """Leave the checkpoint of a training's last epoch, computed by Ray Train.
 
     All workers go through the same batches and augmentation, and sum their gradients, so that the
-    training is that of one process but for rounding. A worker that is lost is replaced, three
-    times at most, from the last epoch's checkpoint on.
+    training is that of one process but for rounding. Ray is asked to replace a lost worker, three
+    times at most, which then goes on from the last epoch's checkpoint; no test loses one.
 
     Parameters
     ----------
