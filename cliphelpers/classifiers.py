@@ -168,9 +168,8 @@ class _Penalised(Linear):
 class Ridge(_Penalised):
     """Linear least squares on one-hot targets, all strengths from one eigendecomposition.
 
-    Minimises ``mean |y - xW - b|^2 + strength |W|^2`` on standardised features; with the
-    eigenvectors V and values v of X'X / N, ``W = V (v + strength)^-1 V' X'Y / N``. With fewer
-    pictures than features the same from those of XX' / N, ``W = X' V (v + strength)^-1 V' Y / N``.
+    Minimises ``mean |y - xW - b|^2 + strength |W|^2`` on standardised features; with the principal
+    axes V and the variances v along them, ``W = V (v + strength)^-1 V' X'Y / N``.
 
     Parameters
     ----------
@@ -183,12 +182,10 @@ class Ridge(_Penalised):
         X = (X - mean) / std
         onehot = np.eye(classes, dtype=np.float32)[y]
         bias = onehot.mean(0)
-        few = len(X) < X.shape[1]
-        values, vectors = scipy.linalg.eigh((X @ X.T if few else X.T @ X) / len(X), driver="evd")
-        left, right = (X.T @ vectors, vectors.T) if few else (vectors, vectors.T @ X.T)
-        cross = right @ (onehot - bias) / len(X)
-        values = values.clip(0)[:, None]
-        coefs = [left @ (cross / (values + s + 1e-7)) / std[:, None] for s in self.candidates]
+        variances, axes = _principal_axes(X)
+        cross = axes.T @ (X.T @ (onehot - bias)) / len(X)
+        shrunk = [cross / (variances[:, None] + s + 1e-7) for s in self.candidates]
+        coefs = [axes @ one / std[:, None] for one in shrunk]
         self.heads_ = [(coef, bias - mean @ coef) for coef in coefs]
         return self
 
@@ -210,14 +207,21 @@ class Logistic(_Penalised):
     standardize : bool
         Whether to bring each feature to mean 0 and variance 1 first; not with a prior.
     tolerance : float
-        L-BFGS stops when the squared norm of the gradient is below 2 min(strength, 1 / C)
-        tolerance: the loss is then about so near to its minimum, in nats, since the penalty is
-        strongly convex in V, and the loss in b.
+        How far above its minimum a loss may end, as a share of it or of what was gained over V = 0
+        and b = 0, whichever is less.
 
     Warns
     -----
     UserWarning
-        A candidate did not come as near in 3,000 steps.
+        A candidate did not come as near in five rounds of 3,000 steps.
+
+    Notes
+    -----
+    L-BFGS goes along the principal axes of the features, in units in which the second derivative is
+    about 1: c v + strength with the variance v along an axis and a class's mean c of p (1 - p).
+    Half the squared gradient is then about the distance from the minimum; where pictures differ in
+    p (1 - p) it is smaller. So it must fall to a thirtieth of the tolerance, by the units of the
+    end: else another round goes on in these.
     """
 
     chosen_along = False  # whether only the last candidate counts
@@ -232,53 +236,75 @@ class Logistic(_Penalised):
     def fit(self, X, y, classes):
         mean, std = _moments(X)
         std = std if self.standardize else np.ones(1, np.float32)
-        X = np.pad((X - mean) / std, [(0, 0), (0, 1)], constant_values=1)  # centred: fewer steps
-        X, y = torch.from_numpy(X).to(self.device), torch.from_numpy(y).to(self.device)
-        prior = np.zeros((X.shape[1] - 1, classes)) if self.prior is None else self.prior
-        prior = torch.from_numpy(np.pad(prior, [(0, 1), (0, 0)]).T.astype(np.float32))
-        offset, right = prior.to(self.device) @ X.T, torch.eye(classes, device=self.device)[y].T
-
-        def loss_and_gradient(flat, strength, X, offset, right):
-            W = torch.from_numpy(flat).to(X).view(classes, -1)  # as rows: for BLAS they may be few
-            V = W[:, :-1]  # the last column is the bias
-            log_p = torch.log_softmax(torch.addmm(offset, W, X.T), dim=0)
-            loss = strength / 2 * V.double().square().sum()
-            loss -= log_p.gather(0, y[None]).double().mean()
-            gradient = log_p.exp_().sub_(right).div_(len(y)) @ X
-            gradient[:, :-1] += strength * V
-            last[:] = gradient.double().cpu().numpy().ravel()
-            return loss.item(), last.copy()
-
-        def stop(flat):
-            if last @ last <= wanted:
-                raise StopIteration
-
-        flat, last, self.heads_ = np.zeros(prior.numel()), np.zeros(prior.numel()), []
-        options = {"maxiter": 3000, "maxfun": 10_000, "gtol": 0, "ftol": 0}
+        X = (X - mean) / std
+        prior = np.zeros((X.shape[1], classes)) if self.prior is None else self.prior
+        variances, axes = _principal_axes(X)
+        Z = np.pad(X @ axes, [(0, 0), (0, 1)], constant_values=1)  # the last column is the bias
+        data = [Z, (X @ prior).T, np.eye(classes)[:, y], np.append(variances, 1)]
+        data = [torch.from_numpy(one.astype(np.float32)).to(self.device) for one in data]
+        W, self.heads_ = np.zeros((classes, Z.shape[1])), []
         for strength in self.candidates:
-            on_the_way = self.chosen_along and strength != self.candidates[-1]
-            tolerance = _loosely(self.tolerance) if on_the_way else self.tolerance
-            wanted = 2 * min(strength, 1 / classes) * tolerance
-            for dtype in (torch.float32, torch.float64):  # where rounding hides the way, the second
-                data = [one.to(dtype) for one in (X, offset, right)]
-                found = scipy.optimize.minimize(
-                    loss_and_gradient, flat, (strength, *data), "L-BFGS-B",
-                    jac=True, callback=stop, options=options,
-                )  # fmt: skip
-                flat = found.x
-                if found.status not in (0, 2):  # it was stopped, and did not stick
-                    break
-            if found.jac @ found.jac > 2 * wanted:
+            counts = strength == self.candidates[-1] or not self.chosen_along
+            tolerance = self.tolerance if counts else _loosely(self.tolerance)
+            W, near = _minimise(W, strength, tolerance, *data)
+            if not near:
                 words = f"Logistic regression of strength {strength:g} stopped before its minimum"
                 warnings.warn(words, stacklevel=2)
-            whole = (prior.numpy() + flat.astype(np.float32).reshape(classes, -1)).T
-            W = whole[:-1] / std[:, None]
-            self.heads_.append((W, whole[-1] - mean @ W))
+            coef = ((prior + axes @ W[:, :-1].T) / std[:, None]).astype(np.float32)
+            self.heads_.append((coef, W[:, -1].astype(np.float32) - mean @ coef))
         return self
 
 
 def _loosely(tolerance):
-    return max(tolerance, min(10 * tolerance, 1e-3))
+    """For candidates that are compared, or on the way to the chosen one."""
+    return max(tolerance, min(300 * tolerance, 0.03))
+
+
+def _minimise(W, strength, tolerance, *data):
+    """From weights (C, R + 1), bias last, to those of the least loss, and whether they are near."""
+    for dtype in 3 * [torch.float32] + 2 * [torch.float64]:  # where rounding hides the way
+        Z, offset, right, variances = (one.to(dtype) for one in data)
+        y, p = right.argmax(0), torch.softmax(offset + torch.from_numpy(W).to(Z) @ Z.T, dim=0)
+        scale = ((p * (1 - p)).mean(1)[:, None] * variances + strength).rsqrt()
+        nothing = -torch.log_softmax(offset, dim=0).gather(0, y[None]).double().mean().item()
+        units, last = scale.double().cpu().numpy(), np.zeros(W.size)
+
+        def loss_and_gradient(flat):
+            W = torch.from_numpy(flat).to(Z).view(scale.shape) * scale
+            log_p = torch.log_softmax(torch.addmm(offset, W, Z.T), dim=0)
+            loss = strength / 2 * W[:, :-1].double().square().sum()
+            loss -= log_p.gather(0, y[None]).double().mean()
+            gradient = log_p.exp_().sub_(right).div_(len(y)) @ Z
+            gradient[:, :-1] += strength * W[:, :-1]
+            last[:] = (gradient * scale).double().cpu().numpy().ravel()
+            return loss.item(), last.copy()
+
+        def near(loss):
+            return last @ last / 2 <= tolerance / 30 * min(loss, nothing - loss)
+
+        def stop(intermediate_result):
+            if near(intermediate_result.fun):
+                raise StopIteration
+
+        start = (W / units).ravel()
+        if near(loss_and_gradient(start)[0]):
+            return W, True
+        found = scipy.optimize.minimize(
+            loss_and_gradient, start, method="L-BFGS-B", jac=True, callback=stop,
+            options={"maxiter": 3000, "maxfun": 10_000, "gtol": 0, "ftol": 0},
+        )  # fmt: skip
+        W = found.x.reshape(W.shape) * units
+    return W, False
+
+
+def _principal_axes(X):
+    """Variances (R,) of centred features along orthonormal axes (D, R), R = min(N, D)."""
+    if len(X) < X.shape[1]:
+        span, _ = scipy.linalg.qr(X.T, mode="economic")
+        variances, axes = _principal_axes(X @ span)
+        return variances, span @ axes
+    variances, axes = scipy.linalg.eigh(X.T @ X / len(X), driver="evd")
+    return variances.clip(0), axes
 
 
 def _moments(X):
@@ -303,8 +329,9 @@ def fit_chosen(classifier, X, y, fold):
     fold : Fold
         All candidates are fitted on its ``train`` and the most accurate on ``val`` is chosen; of
         equals, and without any rows there, the first. One that learns nothing is chosen on all
-        of ``fit``. Logistic's candidates are compared at 10 times its tolerance, but no more than
-        1e-3, since accuracy settles long before the loss; the chosen one is fitted to its own.
+        of ``fit``. Logistic's candidates are compared at 300 times its tolerance, but no
+        more than 0.03, since accuracy settles long before the loss; the chosen one is fitted to its
+        own.
 
     Returns
     -------

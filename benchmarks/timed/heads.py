@@ -145,12 +145,12 @@ class Judge:
         return told.mean() + head["strength"] / 2 * np.square(V, dtype=float).sum()
 
     def equal(self, ours, peer):
-        """Equal accuracy; of the same strength ours is not farther from the optimum."""
+        """Equal accuracy; of the same strength ours is as near the optimum."""
         self.not_worse(ours, peer)
         self.not_worse(peer, ours)
         if np.isclose(ours["strength"], peer["strength"]):
             one, other = self.loss(ours), self.loss(peer)
-            if one > other + 2e-4:  # nats: Logistic's own tolerance, 1e-4, and what float32 adds
+            if one > other * (1 + 1e-4):  # Logistic's own tolerance
                 raise Disagreement(f"ours ends at a loss of {one:.5f}, the peer's at {other:.5f}")
 
     def not_worse(self, ours, peer):
