@@ -21,8 +21,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import scipy.linalg
-from pyarrow import dataset, parquet
+from pyarrow import parquet
 
 from cliphelpers.classifiers import Ridge
 
@@ -44,7 +45,9 @@ def write(folder, count):
     folder.mkdir()
     for start in range(0, count, FILE):
         X, y = make(min(FILE, count - start), seed=2 + start)
-        digests = [sha256(str(number).encode()).hexdigest() for number in range(start, start + len(y))]
+        digests = [
+            sha256(str(number).encode()).hexdigest() for number in range(start, start + len(y))
+        ]
         errors = pa.array([""] * len(y))
         columns = {"digest": digests, "features": pa.array(list(X)), "error": errors}
         parquet.write_table(pa.table(columns), folder / f"{start}.parquet")
@@ -54,13 +57,11 @@ def write(folder, count):
 
 def read_batches(folder):
     """Features (n, D) and classes (n,) of some pictures at a time."""
-    labels = dataset.dataset([str(one) for one in folder.parent.glob(f"{folder.name} labels-*")])
-    known = labels.to_table().to_pandas().set_index("digest").y
-    files = dataset.dataset(folder, format="parquet")
-    read = {"batch_size": BATCH, "batch_readahead": 1, "fragment_readahead": 1}
-    columns = ["digest", "features"]
-    for batch in files.to_batches(columns, filter=dataset.field("error") == "", **read):
-        if len(batch):
+    files = folder.parent.glob(f"{folder.name} labels-*")
+    known = pd.concat(map(pd.read_parquet, files)).set_index("digest").y
+    for file in sorted(folder.glob("*.parquet")):  # in turn: a dataset would read ahead
+        for batch in parquet.ParquetFile(file).iter_batches(BATCH):
+            batch = batch.filter(pc.equal(batch["error"], ""))
             X = batch["features"].flatten().to_numpy().reshape(len(batch), -1)
             yield X, known.loc[batch["digest"].to_pylist()].to_numpy()
 

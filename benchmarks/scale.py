@@ -1,4 +1,4 @@
-"""What would 10^9 pictures take? The costs in benchmarks/cluster.csv, carried on.
+"""What would 10^9 pictures take? The costs in benchmarks/*.csv, carried on.
 
 python benchmarks/scale.py            # writes report/scale.md
 """
@@ -49,6 +49,20 @@ def read_costs(file):
     }  # fmt: skip
 
 
+def read_heads(file):
+    """Of each way to fit a head: bytes of memory and seconds that a picture more costs; dict."""
+    table, costs = pd.read_csv(file), {}
+    for way, rows in table.groupby("way"):
+        few, many = (rows.loc[at] for at in (rows.features.idxmin(), rows.features.idxmax()))
+        more = many.features - few.features
+        costs[way] = {
+            "bytes": (many.memory - few.memory) * 2**20 / more,
+            "seconds": (many.seconds - few.seconds) / more,
+            "few": few, "many": many,
+        }  # fmt: skip
+    return costs
+
+
 def carry(costs, machines, pictures=PICTURES):
     """What so many pictures take on so many machines: dict."""
     measured = costs["two cores"] / costs["two actors"]  # of a process' rate that actors reach
@@ -78,8 +92,9 @@ def carry(costs, machines, pictures=PICTURES):
     }
 
 
-def page(costs):
+def page(costs, heads):
     """report/scale.md."""
+    batches, whole = heads["batches"], heads["whole"]
     fleets = (1, 10, 100, 1000)
     found = {machines: carry(costs, machines) for machines in fleets}
     one = found[1]
@@ -90,8 +105,8 @@ def page(costs):
     )
     return f"""# One billion pictures
 
-Written by `benchmarks/scale.py` from `benchmarks/cluster.csv`. Nothing here was run at that size:
-what was measured on two cores at {costs["few"]:,} and {costs["many"]:,} pictures is carried on.
+Written by `benchmarks/scale.py` from `benchmarks/cluster.csv` and `batches.csv`. Nothing here was
+run at that size: what was measured on two cores at {costs["few"]:,} and {costs["many"]:,} pictures is carried on.
 
 ## What was measured
 
@@ -106,6 +121,12 @@ times are longer by as much as it is more.
 - A ViT-B/32 shape, a process with two threads: {1000 * costs["large"]:.0f} ms a picture.
 - The process that was called grows by {costs["driver"]:,.0f} bytes a picture; on the disk lie
   {costs["checkpoint"]:.0f} bytes a picture of checkpoints and {costs["manifest"]:.0f} of manifests.
+
+- A ridge head from such files, batch by batch ([batches.py](../benchmarks/batches.py)), which is
+  that of all at once: from {batches["few"].features:,} to {batches["many"].features:,} made-up
+  features of {NUMBERS} numbers its peak of memory goes from {batches["few"].memory:,.0f} to
+  {batches["many"].memory:,.0f} MiB, {batches["bytes"]:,.0f} bytes a picture for the labels' table,
+  where all at once take {whole["bytes"]:,.0f}; {1e6 * batches["seconds"]:.0f} µs a picture.
 
 ## What is assumed
 
@@ -144,10 +165,13 @@ A picture takes 2 x {costs["large"]:.4f} s / {one["share"]:.2f} = {one["core"]:.
 2. **Listing.** A folder is listed by one process; a list of 10^9 pictures must be Parquet.
 3. **The process that is called**: {one["driver GB"]:,.0f} GB, if it grew on as it did here.
 4. **Reading.** `extract_features` reads all digests in the folder to find its own: it is for
-   notebooks' thousands of pictures among millions, not for training a head on all.
+   notebooks' thousands of pictures among millions. A head on all of them goes through the files
+   batch by batch: {batches["seconds"] * PICTURES / 3600:,.1f} hours of one process, and labels of
+   {batches["bytes"] * PICTURES / 1e9:,.0f} GB, so these must come with the files.
 """
 
 
 if __name__ == "__main__":
-    text = page(read_costs(ROOT / "benchmarks" / "cluster.csv"))
+    folder = ROOT / "benchmarks"
+    text = page(read_costs(folder / "cluster.csv"), read_heads(folder / "batches.csv"))
     (ROOT / "report" / "scale.md").write_text(text, encoding="utf-8")

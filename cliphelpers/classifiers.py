@@ -263,38 +263,44 @@ def _loosely(tolerance):
 def _minimise(W, strength, tolerance, *data):
     """From weights (C, R + 1), bias last, to those of the least loss, and whether they are near."""
     for dtype in 3 * [torch.float32] + 2 * [torch.float64]:  # where rounding hides the way
-        Z, offset, right, variances = (one.to(dtype) for one in data)
-        y, p = right.argmax(0), torch.softmax(offset + torch.from_numpy(W).to(Z) @ Z.T, dim=0)
-        scale = ((p * (1 - p)).mean(1)[:, None] * variances + strength).rsqrt()
-        nothing = -torch.log_softmax(offset, dim=0).gather(0, y[None]).double().mean().item()
-        units, last = scale.double().cpu().numpy(), np.zeros(W.size)
-
-        def loss_and_gradient(flat):
-            W = torch.from_numpy(flat).to(Z).view(scale.shape) * scale
-            log_p = torch.log_softmax(torch.addmm(offset, W, Z.T), dim=0)
-            loss = strength / 2 * W[:, :-1].double().square().sum()
-            loss -= log_p.gather(0, y[None]).double().mean()
-            gradient = log_p.exp_().sub_(right).div_(len(y)) @ Z
-            gradient[:, :-1] += strength * W[:, :-1]
-            last[:] = (gradient * scale).double().cpu().numpy().ravel()
-            return loss.item(), last.copy()
-
-        def near(loss):
-            return last @ last / 2 <= tolerance / 30 * min(loss, nothing - loss)
-
-        def stop(intermediate_result):
-            if near(intermediate_result.fun):
-                raise StopIteration
-
-        start = (W / units).ravel()
-        if near(loss_and_gradient(start)[0]):
+        W, near = _descend(W, strength, tolerance, *(one.to(dtype) for one in data))
+        if near:
             return W, True
-        found = scipy.optimize.minimize(
-            loss_and_gradient, start, method="L-BFGS-B", jac=True, callback=stop,
-            options={"maxiter": 3000, "maxfun": 10_000, "gtol": 0, "ftol": 0},
-        )  # fmt: skip
-        W = found.x.reshape(W.shape) * units
     return W, False
+
+
+def _descend(W, strength, tolerance, Z, offset, right, variances):
+    """The weights themselves and True if they are near, else L-BFGS' way from them on and False."""
+    y, p = right.argmax(0), torch.softmax(offset + torch.from_numpy(W).to(Z) @ Z.T, dim=0)
+    scale = ((p * (1 - p)).mean(1)[:, None] * variances + strength).rsqrt()
+    nothing = -torch.log_softmax(offset, dim=0).gather(0, y[None]).double().mean().item()
+    units, last = scale.double().cpu().numpy(), np.zeros(W.size)
+
+    def loss_and_gradient(flat):
+        W = torch.from_numpy(flat).to(Z).view(scale.shape) * scale
+        log_p = torch.log_softmax(torch.addmm(offset, W, Z.T), dim=0)
+        loss = strength / 2 * W[:, :-1].double().square().sum()
+        loss -= log_p.gather(0, y[None]).double().mean()
+        gradient = log_p.exp_().sub_(right).div_(len(y)) @ Z
+        gradient[:, :-1] += strength * W[:, :-1]
+        last[:] = (gradient * scale).double().cpu().numpy().ravel()
+        return loss.item(), last.copy()
+
+    def near(loss):
+        return last @ last / 2 <= tolerance / 30 * min(loss, nothing - loss)
+
+    def stop(intermediate_result):
+        if near(intermediate_result.fun):
+            raise StopIteration
+
+    start = (W / units).ravel()
+    if near(loss_and_gradient(start)[0]):
+        return W, True
+    found = scipy.optimize.minimize(
+        loss_and_gradient, start, method="L-BFGS-B", jac=True, callback=stop,
+        options={"maxiter": 3000, "maxfun": 10_000, "gtol": 0, "ftol": 0},
+    )  # fmt: skip
+    return found.x.reshape(W.shape) * units, False
 
 
 def _principal_axes(X):

@@ -222,4 +222,25 @@ def test_what_is_carried_on_is_plain_arithmetic(tmp_path):
 def test_the_page_is_what_the_script_makes_of_the_committed_costs():
     page = BENCHMARKS.parent / "report" / "scale.md"
     costs = scale.read_costs(BENCHMARKS / "cluster.csv")
-    assert page.read_text(encoding="utf-8") == scale.page(costs)
+    heads = scale.read_heads(BENCHMARKS / "batches.csv")
+    assert page.read_text(encoding="utf-8") == scale.page(costs, heads)
+
+
+def test_a_head_of_batches_is_that_of_all_features(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    batches = load("batches")
+    monkeypatch.setattr(batches, "FILE", 700)
+    monkeypatch.setattr(batches, "BATCH", 300)
+    batches.write(tmp_path / "features", 2000)
+    sizes = [len(y) for _, y in batches.read_batches(tmp_path / "features")]
+    assert sum(sizes) == 2000 and max(sizes) == 300
+    W, b = batches.fit("batches", tmp_path / "features")
+    whole, bias = batches.fit("whole", tmp_path / "features")
+    np.testing.assert_allclose(W, whole, atol=1e-4)
+    np.testing.assert_allclose(b, bias, atol=1e-3)
+
+
+def test_memory_of_a_head_grows_by_less_than_its_features():
+    heads = scale.read_heads(BENCHMARKS / "batches.csv")
+    features = 4 * scale.NUMBERS  # bytes of a picture
+    assert heads["batches"]["bytes"] < features / 5 < features < heads["whole"]["bytes"]
