@@ -106,7 +106,8 @@ def page(costs, heads):
     return f"""# One billion pictures
 
 Written by `benchmarks/scale.py` from `benchmarks/cluster.csv` and `batches.csv`. Nothing here was
-run at that size: what was measured on two cores at {costs["few"]:,} and {costs["many"]:,} pictures is carried on.
+run at that size: what was measured on two cores at {costs["few"]:,} and {costs["many"]:,} pictures
+is carried on.
 
 ## What was measured
 

@@ -206,7 +206,7 @@ class Logistic(_Penalised):
         then used as they are. Without it the prior is 0.
     standardize : bool
         Whether to bring each feature to mean 0 and variance 1 first; not with a prior.
-    tolerance : float
+    rtol : float
         How far above its minimum a loss may end, as a share of it or of what was gained over V = 0
         and b = 0, whichever is less.
 
@@ -220,16 +220,16 @@ class Logistic(_Penalised):
     L-BFGS goes along the principal axes of the features, in units in which the second derivative is
     about 1: c v + strength with the variance v along an axis and a class's mean c of p (1 - p).
     Half the squared gradient is then about the distance from the minimum; where pictures differ in
-    p (1 - p) it is smaller. So it must fall to a thirtieth of the tolerance, by the units of the
+    p (1 - p) it is smaller. So it must fall to a thirtieth of rtol, by the units of the
     end: else another round goes on in these.
     """
 
     chosen_along = False  # whether only the last candidate counts
 
-    def __init__(self, strengths, prior=None, standardize=True, tolerance=1e-4):
+    def __init__(self, strengths, prior=None, standardize=True, rtol=1e-4):
         super().__init__(strengths)
         self.prior, self.standardize = prior, standardize and prior is None
-        self.tolerance = tolerance
+        self.rtol = rtol
         self.device = "cuda" if torch.cuda.is_available() else "cpu"  # MPS has no float64
 
     @threadpool_limits.wrap(1, user_api="blas")  # SciPy's, whose threads would wait for torch's
@@ -245,8 +245,8 @@ class Logistic(_Penalised):
         W, self.heads_ = np.zeros((classes, Z.shape[1])), []
         for strength in self.candidates:
             counts = strength == self.candidates[-1] or not self.chosen_along
-            tolerance = self.tolerance if counts else _loosely(self.tolerance)
-            W, near = _minimise(W, strength, tolerance, *data)
+            rtol = self.rtol if counts else _loosely(self.rtol)
+            W, near = _minimise(W, strength, rtol, *data)
             if not near:
                 words = f"Logistic regression of strength {strength:g} stopped before its minimum"
                 warnings.warn(words, stacklevel=2)
@@ -255,21 +255,21 @@ class Logistic(_Penalised):
         return self
 
 
-def _loosely(tolerance):
+def _loosely(rtol):
     """For candidates that are compared, or on the way to the chosen one."""
-    return max(tolerance, min(300 * tolerance, 0.03))
+    return max(rtol, min(300 * rtol, 0.03))
 
 
-def _minimise(W, strength, tolerance, *data):
+def _minimise(W, strength, rtol, *data):
     """From weights (C, R + 1), bias last, to those of the least loss, and whether they are near."""
     for dtype in 3 * [torch.float32] + 2 * [torch.float64]:  # where rounding hides the way
-        W, near = _descend(W, strength, tolerance, *(one.to(dtype) for one in data))
+        W, near = _descend(W, strength, rtol, *(one.to(dtype) for one in data))
         if near:
             return W, True
     return W, False
 
 
-def _descend(W, strength, tolerance, Z, offset, right, variances):
+def _descend(W, strength, rtol, Z, offset, right, variances):
     """The weights themselves and True if they are near, else L-BFGS' way from them on and False."""
     y, p = right.argmax(0), torch.softmax(offset + torch.from_numpy(W).to(Z) @ Z.T, dim=0)
     scale = ((p * (1 - p)).mean(1)[:, None] * variances + strength).rsqrt()
@@ -287,7 +287,7 @@ def _descend(W, strength, tolerance, Z, offset, right, variances):
         return loss.item(), last.copy()
 
     def near(loss):
-        return last @ last / 2 <= tolerance / 30 * min(loss, nothing - loss)
+        return last @ last / 2 <= rtol / 30 * min(loss, nothing - loss)
 
     def stop(intermediate_result):
         if near(intermediate_result.fun):
@@ -335,7 +335,7 @@ def fit_chosen(classifier, X, y, fold):
     fold : Fold
         All candidates are fitted on its ``train`` and the most accurate on ``val`` is chosen; of
         equals, and without any rows there, the first. One that learns nothing is chosen on all
-        of ``fit``. Logistic's candidates are compared at 300 times its tolerance, but no
+        of ``fit``. Logistic's candidates are compared at 300 times its rtol, but no
         more than 0.03, since accuracy settles long before the loss; the chosen one is fitted to its
         own.
 
@@ -351,7 +351,7 @@ def fit_chosen(classifier, X, y, fold):
     if len(classifier.candidates) > 1 and len(val):
         quick = copy.copy(classifier)
         if isinstance(quick, Logistic):
-            quick.tolerance = _loosely(quick.tolerance)
+            quick.rtol = _loosely(quick.rtol)
         scores = quick.fit(X[fold.train], y[fold.train], classes).scores(X[val])
         accuracy = (scores.argmax(2) == y[val]).mean(1)
         best = int(accuracy.argmax())

@@ -38,7 +38,7 @@ def test_keys_tell_values_arrays_and_settings_apart():
         key_of("a", X.T),
         key_of(Logistic([1.0]), X),
         key_of(Logistic([2.0]), X),
-        key_of(Logistic([1.0], tolerance=1e-3), X),
+        key_of(Logistic([1.0], rtol=1e-3), X),
     ]
     assert len(set(keys)) == len(keys)
     assert key_of("a", X.copy()) == keys[0]

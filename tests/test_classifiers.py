@@ -127,7 +127,7 @@ def test_ridge_with_fewer_pictures_than_features():
 def test_logistic_equals_scikit_learn(classes, test):
     X, y = problem(classes=classes)
     Z, Z_test = standardised(X, test)
-    ours = Logistic(STRENGTHS, tolerance=1e-10).fit(X, y, classes)
+    ours = Logistic(STRENGTHS, rtol=1e-10).fit(X, y, classes)
     results = zip(STRONGEST_FIRST, ours.heads_, ours.scores(test), strict=True)
     for strength, (coef, _), scores in results:
         # Of two classes scikit-learn has the difference w of both vectors, which are +w/2 and
@@ -162,7 +162,7 @@ def test_logistic_reaches_scikit_learn_s_optimum_at_every_penalty(n, size, noise
         reference = linear_model.LogisticRegression(C=1 / (n * strength), **newton).fit(Z, y)
         best = loss_of(Z, y, reference.coef_.T, reference.intercept_, strength)
         found = loss_of(Z, y, coef * std[:, None], intercept + mean @ coef, strength)
-        assert best - 1e-7 <= found <= best * (1 + ours.tolerance) + 1e-7
+        assert best - 1e-7 <= found <= best * (1 + ours.rtol) + 1e-7
         answers = np.argmax(X @ coef + intercept, axis=1)
         assert np.mean(answers == reference.predict(Z)) > 0.99
 
@@ -172,16 +172,16 @@ def test_logistic_s_tolerance_is_how_near_the_optimum_is():
     (Z,) = standardised(X)
     std, mean = X.std(0, dtype=float), X.mean(0, dtype=float)
     losses = []
-    for tolerance in (1e-7, 1e-5, 1e-3, 1e-1):
-        coef, intercept = Logistic([1e-2], tolerance=tolerance).fit(X, y, 4).heads_[0]
+    for rtol in (1e-7, 1e-5, 1e-3, 1e-1):
+        coef, intercept = Logistic([1e-2], rtol=rtol).fit(X, y, 4).heads_[0]
         losses.append(loss_of(Z, y, coef * std[:, None], intercept + mean @ coef, 1e-2))
-        assert losses[-1] <= losses[0] * (1 + tolerance)
+        assert losses[-1] <= losses[0] * (1 + rtol)
     assert losses[3] > losses[1] * (1 + 1e-5)  # it does stop earlier
 
 
 def test_the_default_tolerance_is_enough_for_the_same_predictions(train, test):
     X, y = train
-    rough, exact = (Logistic(STRENGTHS[2:], tolerance=t).fit(X, y, 4) for t in (1e-5, 1e-8))
+    rough, exact = (Logistic(STRENGTHS[2:], rtol=t).fit(X, y, 4) for t in (1e-5, 1e-8))
     assert np.mean(rough.scores(test).argmax(2) == exact.scores(test).argmax(2)) > 0.99
     difference = softmax(rough.scores(test), axis=2) - softmax(exact.scores(test), axis=2)
     assert np.abs(difference).max() < 0.02
@@ -189,7 +189,7 @@ def test_the_default_tolerance_is_enough_for_the_same_predictions(train, test):
 
 def test_without_standardisation_features_are_used_as_they_are(train):
     X, y = normalize(train[0]), train[1]
-    ours = Logistic([0.01], standardize=False, tolerance=1e-10).fit(X, y, 4)
+    ours = Logistic([0.01], standardize=False, rtol=1e-10).fit(X, y, 4)
     reference = linear_model.LogisticRegression(C=1 / (len(X) * 0.01), tol=1e-10, max_iter=10_000)
     expected = reference.fit(X, y).predict_proba(X)
     np.testing.assert_allclose(softmax(ours.scores(X)[0], axis=1), expected, atol=1e-3)
@@ -198,7 +198,7 @@ def test_without_standardisation_features_are_used_as_they_are(train):
 @pytest.mark.parametrize("strength", [1.0, 1e-3])
 def test_a_minimum_that_is_not_reached_is_said(train, strength):
     with pytest.warns(UserWarning, match=f"strength {strength:g} stopped before its minimum"):
-        Logistic([strength], tolerance=1e-40).fit(*train, 4)
+        Logistic([strength], rtol=1e-40).fit(*train, 4)
     Logistic([strength]).fit(*train, 4)  # without a word
 
 
@@ -227,7 +227,7 @@ def prior():
 
 def test_a_huge_strength_leaves_the_prior_and_a_bias(train, prior):
     X, y = normalize(train[0]), train[1]
-    ours = Logistic([1e5], prior=prior, tolerance=1e-10).fit(X, y, 4)
+    ours = Logistic([1e5], prior=prior, rtol=1e-10).fit(X, y, 4)
     coef, bias = ours.heads_[0]
     np.testing.assert_allclose(coef, prior, atol=1e-4)
     np.testing.assert_allclose(ours.scores(X)[0], X @ prior + bias, atol=1e-4)
@@ -250,7 +250,7 @@ def test_a_penalty_that_pulls_to_the_prior_by_another_optimiser(train, prior, st
 
     optimiser.step(closure)
     assert W.grad.abs().max() < 1e-8
-    ours = Logistic([strength], prior=prior, tolerance=1e-10)
+    ours = Logistic([strength], prior=prior, rtol=1e-10)
     ours.fit(normalize(train[0]), train[1], 4)
     coef, bias = ours.heads_[0]
     np.testing.assert_allclose(coef, W.detach(), atol=2e-3)
@@ -405,7 +405,7 @@ def test_without_validation_pictures_the_first_is_chosen():
     assert chosen.chosen_ == "candidate 1" and not chosen.at_edge_
 
 
-@pytest.mark.parametrize("make", [Ridge, partial(Logistic, tolerance=1e-8)])
+@pytest.mark.parametrize("make", [Ridge, partial(Logistic, rtol=1e-8)])
 def test_the_chosen_strength_is_that_of_trying_each(make):
     X, y = problem(n=200, noise=4)
     train, val, test = np.split(np.random.default_rng(0).permutation(200), [40, 120])
@@ -426,7 +426,7 @@ def test_logistic_is_fitted_again_along_the_path_that_chose():
     train, val = np.split(np.random.default_rng(0).permutation(200), [60])
     classifier = Logistic([10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5])
     path = Logistic(classifier.candidates).fit(X[train], y[train], 4)
-    loose = Logistic(classifier.candidates, tolerance=0.03).fit(X[train], y[train], 4)
+    loose = Logistic(classifier.candidates, rtol=0.03).fit(X[train], y[train], 4)
     best = (loose.scores(X[val]).argmax(2) == y[val]).mean(1).argmax()
     assert 0 < best < 6
     chosen = fit_chosen(classifier, X, y, Fold(train, val, val, fit=train))

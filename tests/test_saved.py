@@ -75,7 +75,7 @@ def study(fruits, clip, tuned, timm):
     study.ask("means", NearestMean(), clip)
     study.ask("cached", TipAdapter(TEXTS, clip.logit_scale, [0.1, 3.0], [1.0, 5.0]), clip)
     study.ask("ridge", Ridge(STRENGTHS), timm)
-    study.ask("logistic", Logistic(STRENGTHS, tolerance=1e-7), timm)
+    study.ask("logistic", Logistic(STRENGTHS, rtol=1e-7), timm)
     between = interpolate((clip, None), (tuned, None), 0.5)[0]
     for unsaved in (
         raw_pixels(4),

@@ -157,7 +157,7 @@ class Judge:
         self.not_worse(peer, ours)
         if np.isclose(ours["strength"], peer["strength"]):
             one, other = self.loss(ours), self.loss(peer)
-            if one > other * (1 + 1e-4):  # Logistic's own tolerance
+            if one > other * (1 + 1e-4):  # Logistic's own rtol
                 raise Disagreement(f"ours ends at a loss of {one:.5f}, the peer's at {other:.5f}")
 
     def not_worse(self, ours, peer):
