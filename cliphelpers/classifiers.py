@@ -237,11 +237,12 @@ class Logistic(_Penalised):
         mean, std = _moments(X)
         std = std if self.standardize else np.ones(1, np.float32)
         X = (X - mean) / std
-        prior = np.zeros((X.shape[1], classes)) if self.prior is None else self.prior
+        none = np.zeros((X.shape[1], classes), np.float32)
+        prior = none if self.prior is None else self.prior.astype(np.float32)
         variances, axes = _principal_axes(X)
         Z = np.pad(X @ axes, [(0, 0), (0, 1)], constant_values=1)  # the last column is the bias
-        data = [Z, (X @ prior).T, np.eye(classes)[:, y], np.append(variances, 1)]
-        data = [torch.from_numpy(one.astype(np.float32)).to(self.device) for one in data]
+        data = [Z, prior.T @ X.T, np.eye(classes, dtype=np.float32)[:, y], np.append(variances, 1)]
+        data = [torch.from_numpy(one).to(self.device) for one in data]
         W, self.heads_ = np.zeros((classes, Z.shape[1])), []
         for strength in self.candidates:
             counts = strength == self.candidates[-1] or not self.chosen_along

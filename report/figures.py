@@ -62,7 +62,9 @@ def epochs(path):
 
 def _few(title, rows):
     """A question that says what trainings learnt from."""
-    shots = " or ".join(f"{k:.0f}" for k in sorted(rows.shots.dropna().unique()))
+    if rows.shots.isna().any():
+        return f"{title[:-1]}, with the whole training part?"
+    shots = " or ".join(f"{k:.0f}" for k in sorted(rows.shots.unique()))
     return f"{title[:-1]}, with {shots} pictures a class?"
 
 
