@@ -33,7 +33,7 @@ from cliphelpers.encoders.encoder import Encoder
 def encoder():
     return Encoder("ViT-B/32 shape", timm.create_model("vit_base_patch32_224", num_classes=0))
 """
-COUNTS, REPEATS, FEW = (1_000, 5_000), 2, 128
+COUNTS, REPEATS, FEW = (1_000, 10_000), 2, 128
 
 
 def copies(folder, count):
