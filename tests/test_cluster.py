@@ -15,6 +15,7 @@ from threading import Thread
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -236,17 +237,33 @@ def lesson(fruits, clip_vit, tmp_path, monkeypatch):
     encoder = load_encoder(f"clip:{clip_vit}", device="cpu")
     rng, size = np.random.default_rng(0), encode_batch(encoder, np.zeros((1, 64, 64, 3), np.uint8))
     head = rng.normal(0, 0.1, (size.shape[1], 4)).astype(np.float32), np.zeros(4, np.float32)
-    recipe = Recipe(epochs=2, batch=23, rate=1e-4, augmentation="photo")
+    recipe = Recipe(epochs=10, batch=23, rate=1e-4, augmentation="photo")
     return Training(encoder, make_splits(index, ["by_group"])["by_group"][0], index, recipe, head)
 
 
-def test_two_workers_train_as_one(cluster, lesson, tmp_path, monkeypatch):
+def test_two_workers_train_as_one_and_a_lost_one_is_replaced(
+    cluster, lesson, tmp_path, monkeypatch
+):
     (alone,) = fine_tune([lesson])
     monkeypatch.setenv("CLIPHELPERS_CACHE", str(tmp_path / "shared"))
     monkeypatch.setenv("CLIPHELPERS_WORKERS", "2")
+    checkpoints, lost = tmp_path / "shared" / "checkpoints", []
+
+    def lose():
+        until(lambda: any(checkpoints.glob("*.npz")))
+        found = [one for one in psutil.process_iter() if "TrainWorker" in "".join(one.cmdline())]
+        found[-1].kill()
+        (file,), now = checkpoints.glob("*.npz"), time.time()
+        until(lambda: file.stat().st_mtime > now)  # there were epochs to come
+        lost.append(found[-1].pid)
+
+    loser = Thread(target=lose)
+    loser.start()
     with monkeypatch.context() as patched:
         patched.setattr(trained._Run, "_gradients", None)  # in this process nothing is learnt
         (shared,) = fine_tune([lesson])
+    loser.join()
+    assert lost and not psutil.pid_exists(lost[0])
     pd.testing.assert_frame_equal(shared.curves, alone.curves, rtol=1e-3)
     assert shared.curves.loss.iloc[-1] < shared.curves.loss.iloc[0]
     pairs = zip(*[one.encoder.module.state_dict().values() for one in (alone, shared)], strict=True)

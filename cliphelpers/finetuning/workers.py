@@ -23,8 +23,8 @@ def train_on_workers(training, checkpoint, count, train):
     """Leave the checkpoint of a training's last epoch, computed by Ray Train.
 
     All workers go through the same batches and augmentation, and sum their gradients, so that the
-    training is that of one process but for rounding. Ray is asked to replace a lost worker, three
-    times at most, which then goes on from the last epoch's checkpoint; no test loses one.
+    training is that of one process but for rounding. If one is lost, all start again at the last
+    epoch's checkpoint, three times at most.
 
     Parameters
     ----------
