@@ -196,7 +196,7 @@ def _probes():
     solvers = {"scikit-learn, L-BFGS": Side("heads:sklearn_lbfgs")}
     solvers["scikit-learn, newton-cg"] = Side("heads:sklearn_newton_cg")
     logistic, ridge = "logistic regression, 5 strengths", "ridge, 5 strengths"
-    contrasts = [Contrast(logistic, "ours", peer, None, judge.not_worse) for peer in solvers]
+    contrasts = [Contrast(logistic, "ours", peer, 3, judge.not_worse) for peer in solvers]
     nearer = "scikit-learn, newton-cg, tol=1e-6"
     sides[nearer] = Side("heads:sklearn_nearer")
     contrasts.append(Contrast(logistic, "ours", nearer, 3, judge.equal))
