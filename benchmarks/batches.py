@@ -93,9 +93,10 @@ def fit(way, folder):
 
 
 def main():
-    rows = []
+    rows, build = [], HERE.parents[1] / "build"  # /tmp may be small
+    build.mkdir(exist_ok=True)
     for count in COUNTS:
-        with TemporaryDirectory(dir=HERE.parents[1] / "build") as place:
+        with TemporaryDirectory(dir=build) as place:
             write(Path(place, "features"), count)
             for way in ("batches", "whole"):
                 call = [sys.executable, HERE, way, Path(place, "features")]
