@@ -126,8 +126,9 @@ times are longer by as much as it is more.
 - A ridge head from such files, batch by batch ([batches.py](../benchmarks/batches.py)), which is
   that of all at once: from {batches["few"].features:,} to {batches["many"].features:,} made-up
   features of {NUMBERS} numbers its peak of memory goes from {batches["few"].memory:,.0f} to
-  {batches["many"].memory:,.0f} MiB, {batches["bytes"]:,.0f} bytes a picture for the labels' table,
-  where all at once take {whole["bytes"]:,.0f}; {1e6 * batches["seconds"]:.0f} µs a picture.
+  {batches["many"].memory:,.0f} MiB, {batches["bytes"]:,.0f} bytes a picture (the table of labels is
+  held, features are not), where all at once take {whole["bytes"]:,.0f};
+  {1e6 * batches["seconds"]:.0f} µs a picture.
 
 ## What is assumed
 
@@ -167,8 +168,8 @@ A picture takes 2 x {costs["large"]:.4f} s / {one["share"]:.2f} = {one["core"]:.
 3. **The process that is called**: {one["driver GB"]:,.0f} GB, if it grew on as it did here.
 4. **Reading.** `extract_features` reads all digests in the folder to find its own: it is for
    notebooks' thousands of pictures among millions. A head on all of them goes through the files
-   batch by batch: {batches["seconds"] * PICTURES / 3600:,.1f} hours of one process, and labels of
-   {batches["bytes"] * PICTURES / 1e9:,.0f} GB, so these must come with the files.
+   batch by batch: {batches["seconds"] * PICTURES / 3600:,.1f} hours of one process, and
+   {batches["bytes"] * PICTURES / 1e9:,.0f} GB, if it grew on so: labels must come with the files.
 """
 
 
