@@ -11,7 +11,7 @@ import posixpath
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from hashlib import sha256
 
 import numpy as np
@@ -19,21 +19,20 @@ import numpy as np
 from cliphelpers.cache import key_of
 from cliphelpers.encoders.encoder import default_device, encode_batch
 from cliphelpers.encoders.load import load_encoder
-from cliphelpers.features import kept_name
+from cliphelpers.features import kept_name, located
 from cliphelpers.images import find_images, has_picture_name, read_image
 from cliphelpers.tables import listed_paths
 
 try:
     import pyarrow as pa
-    import ray
+    import ray.data.checkpoint
     from pyarrow import dataset, fs
-    from ray.data import ActorPoolStrategy, SaveMode
-    from ray.data.checkpoint import CheckpointConfig
 except ImportError as error:
     raise RuntimeError("extract takes more packages: pip install -e '.[cluster]'") from error
 
 _BLOCK = 256  # pictures that are decoded and encoded at once
 _FILES = 10_000  # of features at most, if nothing is stopped
+_POOL = ThreadPoolExecutor(16)  # a picture on another machine is long in coming
 _LIST = {"path": pa.binary(), "name": pa.string(), "offset": pa.int64(), "size": pa.int64(),
          "bytes": pa.large_binary(), "digest": pa.string(), "error": pa.string()}  # fmt: skip
 
@@ -50,8 +49,8 @@ def extract(data, spec, output, address=None):
     Parameters
     ----------
     data : str
-        A local path, or an address that pyarrow knows (``s3://``, ``gs://``, ``fsspec+…://``; tests
-        try local ones alone):
+        A local path, or an address that pyarrow knows (``s3://``, which a test tries, ``gs://``,
+        ``fsspec+…://``):
 
         - a folder of pictures, or a local CSV file that lists them;
         - a Parquet file, or a folder of such: a row for each picture, with the column ``path`` (an
@@ -81,18 +80,29 @@ def extract(data, spec, output, address=None):
         The job was stopped by an error; what is written is kept.
     """
     encoder = load_encoder(spec, device="cpu")
-    name, key = kept_name(encoder), key_of(data if "://" in data else os.path.abspath(data))
-    system, folder = _place(output)
+    data, output = (one if "://" in one else os.path.abspath(one) for one in (data, output))
+    ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level="error")
+    if not ray.util.client.ray.is_connected():
+        return _work(encoder, data, output)
+    try:  # Ray Data cannot be led from outside the cluster
+        return ray.get(ray.remote(num_cpus=0)(_work).remote(ray.put(encoder), data, output))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+
+
+def _work(encoder, data, output):
+    """What ``extract`` does, in a process of the cluster."""
+    name, key = kept_name(encoder), key_of(data)
+    system, folder = located(output)
     target, done = posixpath.join(folder, name), posixpath.join(folder, "checkpoints", name, key)
     before = _files(system, target)
-    ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level="error")
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # else it tells of each step
     ray.data.DataContext.get_current().use_datasource_v2 = False  # it starts 32 processes to read
     try:
         listed = _list_pictures(data, system, posixpath.join(folder, "manifests", key))
         _encode(encoder, *listed, system, target, done)
     except ray.exceptions.RayError as error:
-        words = str(error).strip().splitlines()[-1]
+        words = str(getattr(error, "cause", error)).strip().splitlines()[0]
         raise RuntimeError(f"{words}\nWhat is written is kept: the same goes on") from error
     new = sorted({*_files(system, target)} - {*before})  # none if all was there
     table = dataset.dataset(new, pa.schema({"error": pa.string()}), "parquet", system)
@@ -101,16 +111,6 @@ def extract(data, spec, output, address=None):
 
 
 # ------------------------------------------------------------------------------- what there is
-
-
-_from_address = cache(fs.FileSystem.from_uri)  # it can ask the network where a bucket lies
-
-
-def _place(address):
-    """The file system of an address or a local path, and the path there."""
-    if "://" in address:
-        return _from_address(address)
-    return fs.LocalFileSystem(), os.path.abspath(address)
 
 
 def _files(system, folder):
@@ -132,11 +132,12 @@ def _list_pictures(data, system, folder):
         The files' folder, or the only file, and their file system; that of the pictures, and the
         folder that their paths are from.
     """
-    source, place = _place(data)
+    source, place = located(data)
     files = _files(source, place)
-    base = posixpath.dirname(place) if place in files else place
+    base = ""  # what is found here has whole paths
     tables, shards = ([one for one in files if one.endswith(end)] for end in (".parquet", ".tar"))
     if tables:
+        base = posixpath.dirname(place) if place in files else place
         columns = set(dataset.dataset(tables, filesystem=source).schema.names)
         if not columns & {"path", "bytes"}:
             raise ValueError(f"{data} needs the column path or bytes, but has {sorted(columns)}")
@@ -155,19 +156,14 @@ def _list_pictures(data, system, folder):
         rows = ray.data.from_arrow(pa.table({"path": [os.fsencode(one) for one in files]}))
     rows = rows.repartition(target_num_rows_per_block=1 if shards else _BLOCK)
     rows = rows.map_batches(partial(_find, source=source, base=base), batch_format="pyarrow")
-    rows.write_parquet(folder, filesystem=system, mode=SaveMode.OVERWRITE)
+    rows.write_parquet(folder, filesystem=system, mode=ray.data.SaveMode.OVERWRITE)
     return folder, system, source, base
 
 
 def _find(batch, source, base):
     """From paths and contents to pictures and their digests: tables of the columns _LIST."""
-    found = _at_once(partial(_known, source=source, base=base), batch.to_pylist())
+    found = _POOL.map(partial(_known, source=source, base=base), batch.to_pylist())
     return pa.Table.from_pylist(sum(found, []), pa.schema(_LIST))
-
-
-def _at_once(function, jobs):
-    with ThreadPoolExecutor(16) as pool:  # a picture on another machine is long in coming
-        return list(pool.map(function, jobs))
 
 
 def _known(row, source, base):
@@ -197,7 +193,7 @@ def _content(row, source, base):
     if row.get("bytes") is not None:
         return row["bytes"]
     folder, name = posixpath.split(os.fsdecode(row["path"]))
-    source, base = _place(folder) if "://" in folder else (source, posixpath.join(base, folder))
+    source, base = located(folder) if "://" in folder else (source, posixpath.join(base, folder))
     with source.open_input_file(os.fsencode(posixpath.join(base, name))) as file:
         return file.read_at(row["size"], row["offset"]) if row.get("size") else file.read()
 
@@ -210,14 +206,14 @@ def _encode(encoder, manifest, listed, source, base, system, folder, done):
     cores, gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
     decode = partial(_decode, preprocess=encoder.preprocess, source=source, base=base)
     rows = ray.data.read_parquet(manifest, filesystem=listed)
-    rows.context.checkpoint_config = CheckpointConfig(
+    rows.context.checkpoint_config = ray.data.checkpoint.CheckpointConfig(
         "digest", done, delete_checkpoint_on_success=False, override_filesystem=system
     )
     rows = rows.repartition(target_num_rows_per_block=_BLOCK)
     rows = rows.map_batches(decode, batch_format="pyarrow")
     rows = rows.map_batches(
         _Actor, fn_constructor_args=[replace(encoder, text=None, tokenizer=None, projection=None)],
-        compute=ActorPoolStrategy(size=gpus or cores), num_cpus=0, num_gpus=min(gpus, 1),
+        compute=ray.data.ActorPoolStrategy(size=gpus or cores), num_cpus=0, num_gpus=min(gpus, 1),
         batch_size=128 if gpus else 16,
     )  # fmt: skip
     total = dataset.dataset(_files(listed, manifest), filesystem=listed).count_rows()
@@ -237,7 +233,7 @@ def _decode(batch, preprocess, source, base):
             black = np.zeros((preprocess.size, preprocess.size, 3), np.uint8)
             return black, row.get("error") or str(error)
 
-    pictures, errors = zip(*_at_once(read, batch.to_pylist()), strict=True)
+    pictures, errors = zip(*_POOL.map(read, batch.to_pylist()), strict=True)
     return {"digest": batch["digest"], "error": np.array(errors), "pictures": np.stack(pictures)}
 
 
@@ -249,7 +245,6 @@ class _Actor:
 
     def __call__(self, batch):
         features, errors = encode_batch(self.encoder, batch["pictures"]), batch["error"]
-        vectors = [None if error else row for row, error in zip(features, errors, strict=True)]
         known = np.where(errors == "", batch["digest"], "")  # so that others are tried again
-        vectors = pa.array(vectors, pa.list_(pa.float32()))
+        vectors = pa.array(list(features), pa.list_(pa.float32()), mask=errors != "")
         return pa.table({"digest": known, "features": vectors, "error": errors})

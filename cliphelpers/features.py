@@ -1,11 +1,13 @@
 """Features of an index's pictures, computed once and kept on disk."""
 
 import os
+import posixpath
 import sqlite3
 import warnings
 import zlib
 from collections import deque
 from contextlib import closing, contextmanager, nullcontext
+from functools import cache as cached
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -206,6 +208,14 @@ def _crc(digest, vector):
     return zlib.crc32(digest.encode() + vector)
 
 
+@cached  # it can ask the network where a bucket lies
+def located(address):
+    """The file system of an address that pyarrow knows, or of a local path, and the path there."""
+    from pyarrow import fs
+
+    return fs.FileSystem.from_uri(address) if "://" in address else (fs.LocalFileSystem(), address)
+
+
 def kept_elsewhere(encoder, contents):
     """Those of some pictures that ``cliphelpers extract`` has written, on whatever machines.
 
@@ -231,8 +241,10 @@ def kept_elsewhere(encoder, contents):
         return {}
     from pyarrow import dataset  # here, since few have such files
 
+    system, folder = located(address)
+    files = posixpath.join(folder, kept_name(encoder))
     try:
-        table = dataset.dataset(f"{address.rstrip('/')}/{kept_name(encoder)}", format="parquet")
+        table = dataset.dataset(files, filesystem=system, format="parquet")
     except FileNotFoundError as error:
         todo = f"run `cliphelpers extract --encoder {encoder.spec}`, or unset the variable"
         words = f"CLIPHELPERS_FEATURES is {address}, which has no features of {encoder.name}"

@@ -5,6 +5,7 @@ import io
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -24,7 +25,7 @@ os.environ |= {  # read at the import; the token is else a file in the home fold
     "RAY_USAGE_STATS_ENABLED": "0",
 }  # fmt: skip
 ray = pytest.importorskip("ray", reason="Ray is missing: pip install -e '.[cluster]'")
-from pyarrow import dataset  # noqa: E402
+from pyarrow import dataset, fs  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from cliphelpers import cluster as module_under_test  # noqa: E402
@@ -40,6 +41,8 @@ from cliphelpers.index import index_images  # noqa: E402
 from cliphelpers.splits import make_splits  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own, of its threads and sockets
+with socket.create_server(("127.0.0.1", 0)) as free:
+    CLIENT = free.getsockname()[1]  # the cluster's port for those outside
 FRUITS = sorted((Path(__file__).parents[1] / "data" / "fruits-mini").rglob("*.jpg"))
 SLOW = """
 import os, time
@@ -85,7 +88,7 @@ def cluster():
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
         patch.setenv("RAY_raylet_start_wait_time_s", "120")
         node = {"num_cpus": 1, "object_store_memory": 2**28}
-        head = node | {"include_dashboard": False}
+        head = node | {"include_dashboard": False, "ray_client_server_port": CLIENT}
         started = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
         for _ in range(2):
             patiently(lambda: started.add_node(**node))
@@ -195,6 +198,40 @@ def test_features_of_any_input_are_those_of_the_files(
     status = main(["extract", "--data", str(place), "--encoder", spec, "--output", str(output)])
     assert_complete(output, spec, pictures)
     assert status == 0 and "30 pictures have got features; 0 have none" in capsys.readouterr().out
+
+
+OUTSIDE = """
+import sys
+from cliphelpers.command import main
+sys.exit(main(sys.argv[1:]) or main([one.replace("/some", "/none") for one in sys.argv[1:]]) - 1)
+"""
+
+
+def test_a_cluster_far_away_takes_a_bucket(cluster, tmp_path, pictures, clip_vit, monkeypatch):
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    query = f"?endpoint_override={host}:{port}&scheme=http&allow_bucket_creation=true"
+    system, _ = fs.FileSystem.from_uri(f"s3://key:secret@bucket{query}")
+    paths = sorted(pictures.iterdir())[:30]
+    system.create_dir("bucket")
+    for path in paths:
+        with system.open_output_stream(f"bucket/some fruit/{path.name}") as file:
+            file.write(path.read_bytes())
+    place, output = (f"s3://key:secret@bucket/{name}{query}" for name in ("some%20fruit", "out"))
+    spec = f"clip:{clip_vit}"
+    job = ["--data", place, "--encoder", spec, "--output", output]
+    job = ["extract", *job, "--address", f"ray://127.0.0.1:{CLIENT}"]
+    done = subprocess.run([sys.executable, "-c", OUTSIDE, *job], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "30 pictures have got features; 0 have none" in done.stdout
+    assert f"cliphelpers: There are no pictures in {place}".replace("/some", "/none") in done.stderr
+    monkeypatch.setenv("CLIPHELPERS_FEATURES", output)
+    monkeypatch.setattr(features, "encode_batch", None)  # nothing is computed
+    encoder, index = load_encoder(spec, device="cpu"), pd.DataFrame({"path": paths})
+    taken = extract_features(encoder, index, cache=tmp_path / "cache")
+    np.testing.assert_allclose(taken, by_hand(spec, paths), atol=1e-6)
+    server.stop()
 
 
 # ------------------------------------------------------------------------------- hard days
