@@ -7,11 +7,12 @@
 Each side of a comparison (timed/) has a process of its own. In a pair all of them do the same work,
 one after the other; in the next pair in the opposite order. Their results must agree. A ratio is
 how many times as good ours is: of a pair, since both met the same machine then. Rows of
-benchmarks/bench.csv are written after each pair, so that an interruption loses nothing, and
-benchmarks/RESULTS.md at the end (bench_page.py). With --small they go below build/ instead.
+benchmarks/bench.csv are written after each pair, so that an interruption loses nothing; those of
+other hardware stay. benchmarks/RESULTS.md follows at the end (bench_page.py). With --small they go
+below build/ instead.
 
-`notebooks` runs nothing: it reads the run.json of two runs of `make figures`, from an empty cache
-and once more.
+`notebooks` runs nothing: it reads the run.json of two runs of `make figures` on this machine, from
+an empty cache and once more.
 """
 
 import argparse
@@ -34,8 +35,8 @@ from timed.comparisons import COMPARISONS
 from timed.contender import HERE, Contender, ContenderError, missing
 
 BUILD = HERE.parent / "build" / "bench"  # what is made once; git ignores it
-KEYS = ["name", "work", "peer"]
-COLUMNS = [*KEYS, "unit", "ours", "theirs", "ratio", "least", "most", "bar", "pairs", "wanted"]
+KEYS = ["name", "work", "peer", "hardware"]
+COLUMNS = [*KEYS[:3], "unit", "ours", "theirs", "ratio", "least", "most", "bar", "pairs", "wanted"]
 COLUMNS += ["share", "gflops", "others", "threads", "hardware", "date", "commit", "versions"]
 
 # ------------------------------------------------------------------------------- measuring
@@ -153,7 +154,9 @@ def hardware():
         told = dict(one.split("\t: ", 1) for one in file.read_text().splitlines() if "\t: " in one)
         told = {key.strip(): text for key, text in told.items()}
         name = told.get("model name", name)
-        name += " with AVX-512" if "avx512f" in told.get("flags", "") else ""
+        flags = told.get("flags", "").split()
+        kinds = {"avx512f": " with AVX-512", "avx2": " with AVX2"}
+        name += next((kind for flag, kind in kinds.items() if flag in flags), "")
     gpu = subprocess.run("nvidia-smi -L", shell=True, capture_output=True, text=True).stdout.strip()
     size = psutil.virtual_memory().total / 2**30
     return f"{name}, {os.cpu_count()} cores, {size:.0f} GiB, {gpu or 'no GPU'}"
@@ -166,16 +169,17 @@ def commit():
 
 
 def write(csv, rows):
-    """Put rows into a CSV, in place of those of the same name, work and peer."""
+    """Put rows into a CSV, in place of those of the same name, work, peer and hardware."""
     old = pd.read_csv(csv).to_dict("records") if csv.exists() else []
     new = [[one[key] for key in KEYS] for one in rows]
     _save(csv, [one for one in old if [one[key] for key in KEYS] not in new] + rows)
 
 
 def remove(csv, name):
-    """Take a comparison's rows out of a CSV."""
+    """Take a comparison's rows on this hardware out of a CSV."""
     if csv.exists():
-        _save(csv, [one for one in pd.read_csv(csv).to_dict("records") if one["name"] != name])
+        rows, gone = pd.read_csv(csv).to_dict("records"), (name, hardware())
+        _save(csv, [one for one in rows if (one["name"], one["hardware"]) != gone])
 
 
 def _save(csv, rows):
@@ -215,7 +219,7 @@ def main():
     csv, failed = place / "bench.csv", []
     for output, which in ((args.run, "first run"), (args.second_run, "second run")):
         if output:
-            write(csv, notebooks.rows(output, which))
+            write(csv, notebooks.rows(output, which, hardware()))
     for name in args.names or COMPARISONS:
         if name in COMPARISONS:
             one = COMPARISONS[name]

@@ -94,38 +94,48 @@ def verdicts(rows):
 
 
 def _bars(rows):
-    found = verdicts(rows)
-    lines = ["| work | beside | ratio | bar | |", "|---|---|---|---|---|"]
-    for one in found:
-        row = one.get("row")
-        beside, ratio = ("", "") if row is None else (_peer(row.peer), _ratio(row))
-        lines.append(
-            f"| {one['work']} | {beside} | {ratio} | {one['bar']:.3g} | {one['verdict']} |"
-        )
-    met = sum(one["verdict"].startswith("met") for one in found)
-    failed = sum("not met" in one["verdict"] for one in found)
-    rest = len(found) - met - failed
-    words = f"Of {len(found)} bars {met} are met, {failed} are not, and {rest} are open."
-    return "\n".join(["## Bars", "", f"{words} Where there are several peers, the best counts.", "",
-                      *lines])  # fmt: skip
+    parts = ["## Bars", "On each machine; where there are several peers, the best counts."]
+    for machine, some in rows.groupby("hardware", sort=False):
+        found = verdicts(some)
+        lines = [f"| {machine} | beside | ratio | bar | |", "|---|---|---|---|---|"]
+        for one in found:
+            row = one.get("row")
+            if row is not None:
+                beside, ratio = _peer(row.peer), _ratio(row)
+            elif one["work"] in set(rows.work):  # on another machine
+                continue
+            else:
+                beside = ratio = ""
+            lines.append(
+                f"| {one['work']} | {beside} | {ratio} | {one['bar']:.3g} | {one['verdict']} |"
+            )
+        met = sum(one["verdict"].startswith("met") for one in found)
+        failed = sum("not met" in one["verdict"] for one in found)
+        rest = len(found) - met - failed
+        words = f"Of {len(found)} bars {met} are met, {failed} are not, and {rest} are open."
+        parts += ["\n".join(lines), words]
+    return "\n\n".join(parts)
 
 
 def _all(rows):
-    lines = ["| work | unit | ours | peer | | ratio | pairs | share of the limit |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
-    for row in rows.itertuples():
-        share = "" if pd.isna(row.share) else f"{row.share:.2f}"
-        lines.append(
-            f"| {row.work} | {row.unit} | {row.ours:.3g} | {_peer(row.peer)} | {row.theirs:.3g} | "
-            f"{_ratio(row)} | {row.pairs} | {share} |"
-        )
-    return "\n".join(["## All comparisons", "", *lines])
+    parts = ["## All comparisons"]
+    for machine, some in rows.groupby("hardware", sort=False):
+        lines = [f"| {machine} | unit | ours | peer | | ratio | pairs | share of the limit |"]
+        lines.append("|---|---|---|---|---|---|---|---|")
+        for row in some.itertuples():
+            share = "" if pd.isna(row.share) else f"{row.share:.2f}"
+            lines.append(
+                f"| {row.work} | {row.unit} | {row.ours:.3g} | {_peer(row.peer)} | "
+                f"{row.theirs:.3g} | {_ratio(row)} | {row.pairs} | {share} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
 def _machines(rows):
     lines = ["| | hardware | threads | sgemm, GFLOP/s | others, cores | date | commit | versions |"]
     lines.append("|---|---|---|---|---|---|---|---|")
-    for name, some in rows.groupby("name", sort=False):
+    for (name, _), some in rows.groupby(["name", "hardware"], sort=False):
         row = some.iloc[-1]
         versions = "; ".join(dict.fromkeys("; ".join(some.versions).split("; ")))
         numbers = [

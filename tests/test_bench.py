@@ -204,6 +204,19 @@ def test_rows_are_there_after_each_pair_and_of_a_disagreement_none(race):
     assert set(race(name="other").index.get_level_values("name")) == {"other"}
 
 
+def test_each_machine_has_rows_of_its_own(race, monkeypatch, tmp_path):
+    def differ(ours, peer):
+        raise Disagreement("no")
+
+    race(pairs=2)
+    monkeypatch.setattr(bench, "hardware", lambda: "another, no GPU")
+    rows = race(pairs=1)
+    assert rows.pairs.tolist() == [2, 2, 1, 1] and rows.hardware.nunique() == 2
+    with pytest.raises(Disagreement):
+        race(check=differ)
+    assert pd.read_csv(tmp_path / "bench.csv").pairs.tolist() == [2, 2]
+
+
 def test_a_peer_that_is_not_there_is_left_out(monkeypatch, tmp_path, capsys):
     sides = {"ours": Side("ours"), "peer": Side("peer", needs=("no_such_package",))}
     one = Comparison("race", "s", sides, [Contrast("race", "ours", "peer", 2)], None)
@@ -270,20 +283,33 @@ def test_the_page_counts_the_bars_and_says_that_no_gpu_was_measured():
     assert "not results" in bench_page.page(table, small=True)
 
 
+def test_a_second_machine_has_a_table_of_its_own():
+    work = "files to features, RN50"
+    first, second = rows_of(), rows_of(ratios={(work, "clip loop"): 0.5})
+    second = second[second.work == work].assign(hardware="y, no GPU")
+    text = bench_page.page(pd.concat([first, second]))
+    total, open_ones = len(bench_page.wanted()), len(notebooks.BARS)
+    assert f"Of {total} bars {total - open_ones} are met, 0 are not, and {open_ones}" in text
+    assert f"Of {total} bars 0 are met, 1 are not, and {total - 1} are open" in text
+    bars = text[text.index("## Bars") : text.index("## All")]
+    assert bars.count("share of the limit, ViT-B/32") == 1  # not measured on the second
+    assert bars.count("not measured |") == 2 * open_ones  # on neither
+
+
 def test_minutes_and_memory_are_those_of_run_json(tmp_path):
     committed = HERE.parent / "report" / "results" / "embedded"
     books = json.loads((committed / "run.json").read_text(encoding="utf-8"))["notebooks"].values()
-    minutes, peak = notebooks.rows(committed, "first run")
+    minutes, peak = notebooks.rows(committed, "first run", "here")
     assert minutes["ours"] == pytest.approx(sum(one["seconds"] for one in books) / 60)
     assert minutes["ratio"] == pytest.approx(6 / minutes["ours"]) and minutes["bar"] == 1
     assert peak["ours"] == max(one["peak_memory_gib"] for one in books)
-    (again,) = notebooks.rows(committed, "second run")
+    (again,) = notebooks.rows(committed, "second run", "here")
     table = pd.DataFrame([minutes, peak, again]).reindex(columns=bench.COLUMNS)
     want = "met" if minutes["ours"] <= 6 else "**not met**"
     assert verdict(table, minutes["work"]) == want
     (tmp_path / "run.json").write_text('{"notebooks": {}}', encoding="utf-8")
     with pytest.raises(SystemExit, match="not of all seven"):
-        notebooks.rows(tmp_path, "first run")
+        notebooks.rows(tmp_path, "first run", "here")
 
 
 @pytest.mark.skipif(not (HERE / "bench.csv").exists(), reason="nothing has been measured yet")

@@ -17,7 +17,7 @@ def peer(bar, unit):
     return f"at most {bar} {unit}"
 
 
-def rows(output, which):
+def rows(output, which, hardware):
     """Rows for bench.csv.
 
     Parameters
@@ -26,6 +26,8 @@ def rows(output, which):
         The run's folder.
     which : {"first run", "second run"}
         From an empty cache, or with everything kept.
+    hardware : str
+        What it ran on, which run.json tells less of.
 
     Returns
     -------
@@ -44,11 +46,11 @@ def rows(output, which):
         "min": sum(one["seconds"] for one in books) / 60,
         "GiB": max(one["peak_memory_gib"] for one in books),
     }
-    machine, made = found["hardware"], []
+    made = []
     versions = "; ".join(f"{name} {number}" for name, number in found["versions"].items())
     about = {
-        "hardware": f"{machine['machine']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}",
-        "date": found["started"][:10], "commit": found["commit"], "versions": versions,
+        "hardware": hardware, "date": found["started"][:10], "commit": found["commit"],
+        "versions": versions,
     }  # fmt: skip
     for (when, unit), bar in BARS.items():
         if when == which:
