@@ -229,6 +229,18 @@ runner.run(["01"], {"rate": float(sys.argv[1])})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process has mapped is asked of /proc")
+def test_places_in_the_environment_count_from_the_current_folder(notebooks, monkeypatch):
+    told = "import os; from pathlib import Path; place = Path(output) / 'told.txt'"
+    names = "('CLIPHELPERS_CACHE', 'CLIPHELPERS_FEATURES')"
+    told += f"; place.write_text(' '.join(os.environ[name] for name in {names}))"
+    write_notebook(notebooks, "03_third", told)
+    monkeypatch.setenv("CLIPHELPERS_CACHE", "kept")
+    for given, meant in (("some/features", Path("some/features").resolve()), 2 * ("s3://a/b",)):
+        monkeypatch.setenv("CLIPHELPERS_FEATURES", given)
+        assert main(["run", "03", "--output", "out"]) == 0
+        assert Path("out/told.txt").read_text() == f"{Path('kept').resolve()} {meant}"
+
+
 def test_the_command_leaves_torch_s_memory_to_the_notebooks(notebooks, tmp_path):
     looks = "import os\nmaps = open(f'/proc/{os.getppid()}/maps').read()\n"
     write_notebook(notebooks, "01_first", looks + "assert 'libzmq' in maps and 'torch' not in maps")

@@ -54,6 +54,9 @@ def run(names=(), parameters=None, output="output"):
     typed = (parameters or {}) | {"output": str(Path(output))}
     output = Path(output).resolve()
     _check_names(typed, defaults)
+    for name in ("CLIPHELPERS_CACHE", "CLIPHELPERS_FEATURES"):  # notebooks are in another folder
+        if (place := os.environ.get(name)) and "://" not in place:
+            os.environ[name] = os.path.abspath(place)
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # notebooks need torch's gigabyte
         prepared = apart.submit(_prepare, typed, list(defaults.values()), NOTEBOOKS)
         given, environment, auto = prepared.result()
