@@ -31,7 +31,6 @@ except ImportError as error:
     raise RuntimeError("extract takes more packages: pip install -e '.[cluster]'") from error
 
 _BLOCK = 256  # pictures that are decoded and encoded at once
-_FILES = 10_000  # of features at most, if nothing is stopped
 _POOL = ThreadPoolExecutor(16)  # a picture on another machine is long in coming
 _LIST = {"path": pa.binary(), "name": pa.string(), "offset": pa.int64(), "size": pa.int64(),
          "bytes": pa.large_binary(), "digest": pa.string(), "error": pa.string()}  # fmt: skip
@@ -97,12 +96,14 @@ def _work(encoder, data, output):
     target, done = posixpath.join(folder, name), posixpath.join(folder, "checkpoints", name, key)
     before = _files(system, target)
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # else it tells of each step
-    ray.data.DataContext.get_current().use_datasource_v2 = False  # it starts 32 processes to read
+    context = ray.data.DataContext.get_current()
+    context.raise_original_map_exception = True  # else it says no more than that there was one
+    context.use_datasource_v2 = False  # it starts 32 processes to read
     try:
         listed = _list_pictures(data, system, posixpath.join(folder, "manifests", key))
         _encode(encoder, *listed, system, target, done)
     except ray.exceptions.RayError as error:
-        words = str(getattr(error, "cause", error)).strip().splitlines()[0]
+        words = (str(getattr(error, "cause", error)).strip() or repr(error)).splitlines()[0]
         raise RuntimeError(f"{words}\nWhat is written is kept: the same goes on") from error
     new = sorted({*_files(system, target)} - {*before})  # none if all was there
     table = dataset.dataset(new, pa.schema({"error": pa.string()}), "parquet", system)
@@ -217,7 +218,8 @@ def _encode(encoder, manifest, listed, source, base, system, folder, done):
         batch_size=128 if gpus else 16,
     )  # fmt: skip
     total = dataset.dataset(_files(listed, manifest), filesystem=listed).count_rows()
-    rows.write_parquet(folder, filesystem=system, min_rows_per_file=max(_BLOCK, total // _FILES))
+    # 10,000 files of features at most, if nothing is stopped
+    rows.write_parquet(folder, filesystem=system, min_rows_per_file=max(_BLOCK, total // 10_000))
 
 
 def _decode(batch, preprocess, source, base):

@@ -68,6 +68,18 @@ def encoder(file):
     encoder = load_encoder(f"clip:{weights}")
     return replace(encoder, module=Slow(encoder.module, log))
 """
+FAULTY = """
+from dataclasses import replace
+from torch import nn
+from cliphelpers.encoders.load import load_encoder
+
+class Faulty(nn.Module):
+    def forward(self, pictures):
+        raise RuntimeError("no such kernel\\n(and much more)")
+
+def encoder(file):
+    return replace(load_encoder(f"clip:{file}"), module=Faulty())
+"""
 
 
 def patiently(make):
@@ -170,7 +182,7 @@ def shards(folder, place):
     """WebDataset's: two .tar files with a label beside each picture."""
     place.mkdir()
     paths = sorted(folder.iterdir())
-    for number, some in enumerate([paths[:15], paths[15:]]):
+    for number, some in enumerate([paths[:15], paths[15:30]]):
         with tarfile.open(place / f"{number:06}.tar", "w") as tar:
             for path in some:
                 for name, content in ((path.name, path.read_bytes()), (f"{path.stem}.cls", b"3")):
@@ -187,14 +199,11 @@ def table_of_bytes(folder, place):
     return place
 
 
-@pytest.mark.parametrize("make", [shards, table_of_bytes])
-def test_features_of_any_input_are_those_of_the_files(
-    cluster, tmp_path, pictures, clip_vit, capsys, make
-):
+def test_features_of_bytes_are_those_of_the_files(cluster, tmp_path, pictures, clip_vit, capsys):
     for path in sorted(pictures.iterdir())[30:]:
         path.unlink()
     output, spec = tmp_path / "output", f"clip:{clip_vit}"
-    place = make(pictures, tmp_path / "input")
+    place = table_of_bytes(pictures, tmp_path / "input")
     status = main(["extract", "--data", str(place), "--encoder", spec, "--output", str(output)])
     assert_complete(output, spec, pictures)
     assert status == 0 and "30 pictures have got features; 0 have none" in capsys.readouterr().out
@@ -207,19 +216,19 @@ sys.exit(main(sys.argv[1:]) or main([one.replace("/some", "/none") for one in sy
 """
 
 
-def test_a_cluster_far_away_takes_a_bucket(cluster, tmp_path, pictures, clip_vit, monkeypatch):
+def test_a_cluster_far_away_takes_shards_in_a_bucket(
+    cluster, tmp_path, pictures, clip_vit, monkeypatch
+):
     server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     query = f"?endpoint_override={host}:{port}&scheme=http&allow_bucket_creation=true"
     system, _ = fs.FileSystem.from_uri(f"s3://key:secret@bucket{query}")
-    paths = sorted(pictures.iterdir())[:30]
     system.create_dir("bucket")
-    for path in paths:
-        with system.open_output_stream(f"bucket/some fruit/{path.name}") as file:
-            file.write(path.read_bytes())
+    fs.copy_files(str(shards(pictures, tmp_path / "shards")), "bucket/some fruit",
+                  destination_filesystem=system)  # fmt: skip
     place, output = (f"s3://key:secret@bucket/{name}{query}" for name in ("some%20fruit", "out"))
-    spec = f"clip:{clip_vit}"
+    spec, paths = f"clip:{clip_vit}", sorted(pictures.iterdir())[:30]
     job = ["--data", place, "--encoder", spec, "--output", output]
     job = ["extract", *job, "--address", f"ray://127.0.0.1:{CLIENT}"]
     done = subprocess.run([sys.executable, "-c", OUTSIDE, *job], capture_output=True, text=True)
@@ -347,6 +356,18 @@ def test_a_lost_machine_and_a_broken_picture_lose_nothing_else(
     encoder = load_encoder(spec, device="cpu")
     taken = extract_features(encoder, good, cache=tmp_path / "cache")
     np.testing.assert_allclose(taken, by_hand(spec, good.path), atol=1e-6)
+
+
+def test_an_error_of_the_encoder_stops_the_job_and_is_told(
+    cluster, tmp_path, pictures, clip_vit, capsys
+):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    (tmp_path / "one").mkdir()
+    shutil.copy(next(pictures.iterdir()), tmp_path / "one")
+    job = ["extract", "--data", str(tmp_path / "one"), "--output", str(tmp_path / "output")]
+    assert main([*job, "--encoder", f"module:{tmp_path / 'faulty.py'}@{clip_vit}"]) == 1
+    told = "cliphelpers: no such kernel\nWhat is written is kept: the same goes on\n"
+    assert capsys.readouterr().err.endswith(told)
 
 
 # ------------------------------------------------------------------------------- wrong input
