@@ -228,7 +228,6 @@ runner.run(["01"], {"rate": float(sys.argv[1])})
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what a process has mapped is asked of /proc")
 def test_places_in_the_environment_count_from_the_current_folder(notebooks, monkeypatch):
     told = "import os; from pathlib import Path; place = Path(output) / 'told.txt'"
     names = "('CLIPHELPERS_CACHE', 'CLIPHELPERS_FEATURES')"
@@ -241,6 +240,7 @@ def test_places_in_the_environment_count_from_the_current_folder(notebooks, monk
         assert Path("out/told.txt").read_text() == f"{Path('kept').resolve()} {meant}"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process has mapped is asked of /proc")
 def test_the_command_leaves_torch_s_memory_to_the_notebooks(notebooks, tmp_path):
     looks = "import os\nmaps = open(f'/proc/{os.getppid()}/maps').read()\n"
     write_notebook(notebooks, "01_first", looks + "assert 'libzmq' in maps and 'torch' not in maps")
