@@ -21,6 +21,7 @@ from cliphelpers.encoders.encoder import default_device, encode_batch
 from cliphelpers.encoders.load import load_encoder
 from cliphelpers.features import kept_name, located
 from cliphelpers.images import find_images, has_picture_name, read_image
+from cliphelpers.parallel import join_cluster
 from cliphelpers.tables import listed_paths
 
 try:
@@ -62,7 +63,9 @@ def extract(data, spec, output, address=None):
         Path or address; all machines must see a local one as the same folder.
     address : str, optional
         Of a Ray cluster, such as ``ray://head:10001``, whose machines have this package; by default
-        the one that this process uses already, what RAY_ADDRESS says, or this machine alone.
+        the one that this process uses already, what RAY_ADDRESS says, or this machine alone. Start
+        its head with GRPC_ENABLE_FORK_SUPPORT=0 set, else it fails now and then to serve those
+        outside (ray-project/ray#60316).
 
     Returns
     -------
@@ -76,11 +79,11 @@ def extract(data, spec, output, address=None):
     ValueError, OSError
         There are no pictures, or they cannot be listed.
     RuntimeError
-        The job was stopped by an error; what is written is kept.
+        The job was stopped by an error, and what is written is kept, or no cluster answers.
     """
     encoder = load_encoder(spec, device="cpu")
     data, output = (one if "://" in one else os.path.abspath(one) for one in (data, output))
-    ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level="error")
+    join_cluster(address)
     if not ray.util.client.ray.is_connected():
         return _work(encoder, data, output)
     try:  # Ray Data cannot be led from outside the cluster

@@ -1,6 +1,10 @@
-"""One job a core, each on one thread: quicker than all threads on one small job after another."""
+"""One job a core, each on one thread: quicker than all threads on one small job after another.
+
+Machines beside this one are those of a Ray cluster.
+"""
 
 import ctypes
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -45,3 +49,27 @@ def in_parallel(function, jobs, unit="job"):
     """Map a function on jobs with a progress bar: list, in the order of the jobs."""
     with thread_pool() as pool:
         return list(progress(pool.map(function, jobs), total=len(jobs), unit=unit))
+
+
+def join_cluster(address=None):
+    """Connect to a Ray cluster, if this process does not use one already.
+
+    Parameters
+    ----------
+    address : str, optional
+        By default what RAY_ADDRESS says, or this machine alone.
+
+    Raises
+    ------
+    ValueError
+        It is no address.
+    RuntimeError
+        Nobody answers there.
+    """
+    import ray  # here: few have it
+
+    try:
+        ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level="error")
+    except ConnectionError as error:
+        where, why = address or os.environ.get("RAY_ADDRESS", "here"), str(error).splitlines()[-1]
+        raise RuntimeError(f"The Ray cluster {where} cannot be used: {why}") from error

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from cliphelpers.cache import cache_folder
 from cliphelpers.encoders.encoder import default_device
+from cliphelpers.parallel import join_cluster
 
 try:
     import ray
@@ -43,11 +44,11 @@ def train_on_workers(training, checkpoint, count, train):
     FineTuneError, ImageError
         As without workers.
     RuntimeError
-        The cluster has fewer cores.
+        The cluster has fewer cores, or nobody answers there.
     ray.train.TrainingFailedError
         Workers were lost more than three times; the epochs before are kept.
     """
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="error")
+    join_cluster()
     there = ray.cluster_resources()
     if count > (cores := int(there.get("CPU", 0))):
         raise RuntimeError(f"CLIPHELPERS_WORKERS is {count}, but the Ray cluster has {cores} cores")
