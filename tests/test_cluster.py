@@ -385,7 +385,8 @@ def test_an_error_of_the_encoder_is_told_and_the_job_can_go_on(
     manifest.to_parquet(tmp_path / "m.parquet")
     (tmp_path / "faulty.py").write_text(FAULTY)
     output = tmp_path / "output"
-    job = ["extract", "--data", str(tmp_path / "m.parquet"), "--output", str(output), "--encoder"]
+    there = f"fsspec+file://{tmp_path}"
+    job = ["extract", "--data", f"{there}/m.parquet", "--output", f"{there}/output", "--encoder"]
     assert main([*job, f"module:{tmp_path / 'faulty.py'}@{clip_vit}"]) == 1
     told = "cliphelpers: no such kernel\nWhat is written is kept: the same goes on\n"
     assert capsys.readouterr().err.endswith(told)
