@@ -261,6 +261,16 @@ def gains(method, *runs):
     return _markdown(["encoder", "split", *(f"k = {k}" for k in table.columns)], lines)
 
 
+def seeds(run):
+    """Top-1 accuracy of what was fitted or trained on each seed's draw, in percent."""
+    rows = pd.read_csv(RESULTS / run / "05_fine_tune_clip.csv")
+    learnt = ~rows.method.str.contains("zero-shot|WiSE-FT|text")
+    rows = rows[(rows.metric == "top-1") & rows.seed.notna() & learnt]
+    keys = ["encoder", "split", "method"]
+    table = rows.groupby([*keys, "seed"], sort=False).value.mean().unstack("seed")
+    return _percents(keys, table.rename(columns=lambda seed: f"seed {seed:.0f}"))
+
+
 def wise_ft(run):
     """WiSE-FT: a column for each share of the fine-tuned weights, in percent."""
     rows = find(read(run), "05", "06")
@@ -344,8 +354,8 @@ def reading():
 
 NUMBERS = [accuracy, untrained, brackets, verdicts, edges, cells, coverage, promised]
 NUMBERS += [duration, memory, hardware, pictures, original]
-TABLES = [accuracies, promises, shots, differences, finetuning, gains, wise_ft, upsampling, quality]
-TABLES += [minutes, reading]
+TABLES = [accuracies, promises, shots, differences, finetuning, gains, seeds, wise_ft, upsampling]
+TABLES += [quality, minutes, reading]
 
 
 def fill(text):

@@ -189,7 +189,7 @@ def costs_of(folder):
          "memory": 500 + n * more / 2**20, "bytes of features": 3000.0,
          "bytes of checkpoints": 70.0, "bytes of manifests": 150.0, "load": 2.0}
         for way, start, each, more in (("process", 1, 0.008, 0), ("cluster", 30, 0.01, 400))
-        for n in (1000, 10_000)
+        for n in ((1000, 10_000) if way == "process" else (1000, 10_000, 100_000))
     ]  # fmt: skip
     rows.append({"encoder": "ViT-B/32 shape", "way": "process", "pictures": 100, "seconds": 8.0})
     pd.DataFrame(rows).to_csv(folder / "cluster.csv", index=False)
@@ -200,6 +200,7 @@ def test_costs_are_slopes_so_that_the_start_does_not_count(tmp_path):
     costs = costs_of(tmp_path)
     assert costs["two cores"] == pytest.approx(0.008) and costs["large"] == pytest.approx(0.08)
     assert costs["two actors"] == pytest.approx(0.01) and costs["start"] == pytest.approx(30)
+    assert costs["later"] == pytest.approx(0.01) and costs["most"] == 100_000
     assert costs["driver"] == pytest.approx(400) and costs["checkpoint"] == 70
 
 

@@ -141,6 +141,17 @@ def test_what_moving_the_weights_gains_has_a_column_for_each_k(tmp_path, monkeyp
     assert line == f"| one | official | {' | '.join(cells)} |"
 
 
+def test_what_hangs_on_the_seed_has_a_column_for_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    rows = [result("official", "one", "zero-shot", 0.1, shots=4, seed=0)]
+    for seed, value in ((0, 0.5), (1, 0.7), (None, 0.6)):  # the last is their mean
+        rows.append(result("official", "one", "fine-tuned ML", value, shots=4, seed=seed))
+    write(tmp_path / "two", "05_fine_tune_clip", *rows)
+    head, _, line = tables.seeds("two").splitlines()
+    assert head == "| encoder | split | method | seed 0 | seed 1 |"
+    assert line == "| one | official | fine-tuned ML | 50.0 | 70.0 |"
+
+
 def test_choices_at_the_edge_of_their_grid_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     rows = [
