@@ -72,6 +72,8 @@ def measure(way, folder, spec):
 
 
 def main():
+    from bench import hardware  # here: it would count in the memory of the runs
+
     rows = []
     with TemporaryDirectory() as folder:
         slow = Path(folder, "large.py")
@@ -88,7 +90,8 @@ def main():
         large = measure("process", folders[FEW], f"module:{slow}")
         rows.append({"encoder": "ViT-B/32 shape"} | large)
         rows.append({"encoder": "clip-mini-vit"} | measure("cluster", folders[MOST], SPEC))
-    pd.DataFrame(rows).to_csv(HERE.with_suffix(".csv"), index=False, float_format="%.1f")
+    table = pd.DataFrame(rows).assign(hardware=hardware())
+    table.to_csv(HERE.with_suffix(".csv"), index=False, float_format="%.1f")
 
 
 if __name__ == "__main__":

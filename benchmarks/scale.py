@@ -46,7 +46,7 @@ def read_costs(file):
         "large": large.seconds / large.pictures,
         "checkpoint": last["bytes of checkpoints"],
         "manifest": last["bytes of manifests"],
-        "load": table.load.median(),
+        "load": table.load.median(), "hardware": table.hardware.iloc[-1],
         "few": few, "many": many, "most": most,
     }  # fmt: skip
 
@@ -113,8 +113,9 @@ is carried on.
 
 ## What was measured
 
-On two cores, with a load average of {costs["load"]:.0f}: 2 is a machine without other work, and
-times are longer by as much as it is more.
+On {costs["hardware"]}, with a load average
+of {costs["load"]:.0f}: 2 is a machine of two cores without other work, and times are longer by as
+much as it is more.
 
 - clip-mini-vit, a process with two threads: {1000 * costs["two cores"]:.1f} ms a picture more.
 - The same, two one-core actors of Ray: {1000 * costs["two actors"]:.1f} ms a picture more, so

@@ -192,7 +192,7 @@ def costs_of(folder):
         for n in ((1000, 10_000) if way == "process" else (1000, 10_000, 100_000))
     ]  # fmt: skip
     rows.append({"encoder": "ViT-B/32 shape", "way": "process", "pictures": 100, "seconds": 8.0})
-    pd.DataFrame(rows).to_csv(folder / "cluster.csv", index=False)
+    pd.DataFrame(rows).assign(hardware="a machine").to_csv(folder / "cluster.csv", index=False)
     return scale.read_costs(folder / "cluster.csv")
 
 
@@ -201,6 +201,7 @@ def test_costs_are_slopes_so_that_the_start_does_not_count(tmp_path):
     assert costs["two cores"] == pytest.approx(0.008) and costs["large"] == pytest.approx(0.08)
     assert costs["two actors"] == pytest.approx(0.01) and costs["start"] == pytest.approx(30)
     assert costs["later"] == pytest.approx(0.01) and costs["most"] == 100_000
+    assert "On a machine, with a load" in scale.page(costs, scale.read_heads(BENCHMARKS / "batches.csv"))
     assert costs["driver"] == pytest.approx(400) and costs["checkpoint"] == 70
 
 
