@@ -122,10 +122,12 @@ much as it is more.
   {one["measured"]:.2f} of the process' rate, and {costs["start"]:.0f} s to start. The bar was 0.85:
   it is {"met" if one["measured"] >= 0.85 else "not met"}. (More than 1 would be other work, there
   in one run and not in the other, and count as 1.) From {costs["many"]:,} to {costs["most"]:,}
-  pictures it is {1000 * costs["later"]:.1f} ms a picture more.
+  pictures the actors take {1000 * costs["later"]:.1f} ms a picture more.
 - A ViT-B/32 shape, a process with two threads: {1000 * costs["large"]:.0f} ms a picture.
 - The process that was called grows by {costs["driver"]:,.0f} bytes a picture; on the disk lie
   {costs["checkpoint"]:.0f} bytes a picture of checkpoints and {costs["manifest"]:.0f} of manifests.
+
+In a run of its own, whose machine its file does not name:
 
 - A ridge head from such files, batch by batch ([batches.py](../benchmarks/batches.py)), which is
   that of all at once: from {batches["few"].features:,} to {batches["many"].features:,} made-up

@@ -71,5 +71,6 @@ def join_cluster(address=None):
     try:
         ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level="error")
     except ConnectionError as error:
-        where, why = address or os.environ.get("RAY_ADDRESS", "here"), str(error).splitlines()[-1]
+        where = address or os.environ.get("RAY_ADDRESS", "here")
+        why = str(error).strip().splitlines()[-1]  # before it stands the server's traceback
         raise RuntimeError(f"The Ray cluster {where} cannot be used: {why}") from error

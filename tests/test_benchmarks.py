@@ -201,8 +201,7 @@ def test_costs_are_slopes_so_that_the_start_does_not_count(tmp_path):
     assert costs["two cores"] == pytest.approx(0.008) and costs["large"] == pytest.approx(0.08)
     assert costs["two actors"] == pytest.approx(0.01) and costs["start"] == pytest.approx(30)
     assert costs["later"] == pytest.approx(0.01) and costs["most"] == 100_000
-    heads = scale.read_heads(BENCHMARKS / "batches.csv")
-    assert "On a machine, with a load" in scale.page(costs, heads)
+    assert costs["hardware"] == "a machine"
     assert costs["driver"] == pytest.approx(400) and costs["checkpoint"] == 70
 
 

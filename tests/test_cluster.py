@@ -41,6 +41,7 @@ from cliphelpers.finetuning import training as trained  # noqa: E402
 from cliphelpers.finetuning.training import FineTuneError, Recipe, Training, fine_tune  # noqa: E402
 from cliphelpers.images import read_image  # noqa: E402
 from cliphelpers.index import index_images  # noqa: E402
+from cliphelpers.parallel import join_cluster  # noqa: E402
 from cliphelpers.splits import make_splits  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own, of its threads and sockets
@@ -395,6 +396,26 @@ def test_an_error_of_the_encoder_is_told_and_the_job_can_go_on(
 
 
 # ------------------------------------------------------------------------------- wrong input
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ("ray client connection timeout", "ray client connection timeout"),
+        ("Initialization failure from server:\nTraceback\nRuntimeError: no server\n\n",
+         "RuntimeError: no server"),
+    ],
+)  # fmt: skip
+def test_a_cluster_that_cannot_be_used_is_named(told, why, monkeypatch):
+    def init(*_, **__):
+        raise ConnectionAbortedError(told)
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:1")
+    for address, named in ((None, "ray://head:1"), ("ray://other:2", "ray://other:2")):
+        with pytest.raises(RuntimeError) as error:
+            join_cluster(address)
+        assert str(error.value) == f"The Ray cluster {named} cannot be used: {why}"
 
 
 def test_nothing_there_is_one_sentence(tmp_path, clip_vit, capsys):
