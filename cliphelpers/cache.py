@@ -1,4 +1,4 @@
-"""What is computed once and kept on disk: the folder, the keys, and files that are never half."""
+"""What is computed once and kept: the folder, addresses, keys, and files that are never half."""
 
 import hashlib
 import io
@@ -13,12 +13,26 @@ import numpy as np
 import pooch
 import psutil
 
-CACHE_FORMAT = "1"  # part of every key: raise it when what is kept, or how it is computed, changes
+# Part of every key or name: raise one when what is kept, or how it is computed, changes.
+CACHE_FORMAT, _FEATURES_FORMAT = "1", "4"
 
 
 def cache_folder():
     """The folder of what is kept: $CLIPHELPERS_CACHE, else the user's cache folder."""
     return Path(os.environ.get("CLIPHELPERS_CACHE") or pooch.os_cache("cliphelpers"))
+
+
+def kept_name(encoder):
+    """What an encoder's kept features are called: those of another key cannot mix with them."""
+    return f"{_FEATURES_FORMAT}-{encoder.key[:32]}"
+
+
+@cache  # it can ask the network where a bucket lies
+def located(address):
+    """The file system of an address that pyarrow knows, or of a local path, and the path there."""
+    from pyarrow import fs
+
+    return fs.FileSystem.from_uri(address) if "://" in address else (fs.LocalFileSystem(), address)
 
 
 def key_of(*parts):

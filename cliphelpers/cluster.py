@@ -3,6 +3,7 @@
 A job goes through a list of pictures with the digest of each. Tasks decode and preprocess them,
 actors encode them, and the features are written as Parquet files. What is done is known by digest,
 so that a job that was stopped goes on where it was, and a lost machine costs its last blocks alone.
+What needs torch is imported where it is used: the processes that decode are many, and small so.
 """
 
 import logging
@@ -16,10 +17,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from cliphelpers.cache import key_of
-from cliphelpers.encoders.encoder import default_device, encode_batch
-from cliphelpers.encoders.load import load_encoder
-from cliphelpers.features import kept_name, located
+from cliphelpers.cache import kept_name, key_of, located
 from cliphelpers.images import find_images, has_picture_name, read_image
 from cliphelpers.parallel import join_cluster
 from cliphelpers.tables import listed_paths
@@ -81,6 +79,8 @@ def extract(data, spec, output, address=None):
     RuntimeError
         The job was stopped by an error, and what is written is kept, or no cluster answers.
     """
+    from cliphelpers.encoders.load import load_encoder
+
     encoder = load_encoder(spec, device="cpu")
     data, output = (one if "://" in one else os.path.abspath(one) for one in (data, output))
     join_cluster(address)
@@ -246,10 +246,12 @@ class _Actor:
     """Holds the encoder, and takes blocks of pictures."""
 
     def __init__(self, encoder):
-        self.encoder = replace(encoder, device=default_device())
+        from cliphelpers.encoders.encoder import default_device, encode_batch
+
+        self.encode = partial(encode_batch, replace(encoder, device=default_device()))
 
     def __call__(self, batch):
-        features, errors = encode_batch(self.encoder, batch["pictures"]), batch["error"]
+        features, errors = self.encode(batch["pictures"]), batch["error"]
         known = np.where(errors == "", batch["digest"], "")  # so that others are tried again
         vectors = pa.array(list(features), pa.list_(pa.float32()), mask=errors != "")
         return pa.table({"digest": known, "features": vectors, "error": errors})

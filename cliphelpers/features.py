@@ -7,7 +7,6 @@ import warnings
 import zlib
 from collections import deque
 from contextlib import closing, contextmanager, nullcontext
-from functools import cache as cached
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -16,7 +15,7 @@ from time import monotonic
 import numpy as np
 import torch
 
-from cliphelpers.cache import cache_folder
+from cliphelpers.cache import cache_folder, kept_name, located
 from cliphelpers.encoders.encoder import EncoderError, encode_batch, to_joint
 from cliphelpers.images import ImageError, digests, read_image
 from cliphelpers.parallel import CORES, thread_pool
@@ -24,7 +23,6 @@ from cliphelpers.progress import progress
 
 _CPU_BATCH, _GPU_BATCH = 16, 128  # larger ones leave a CPU's caches: DeiT-Tiny took 1.1 x as long
 AT_ONCE, SECONDS = 1024, 20  # features are kept after so many pictures, or so long
-_FORMAT = "4"  # part of every name: raise it when what is kept, or how it is computed, changes
 _TABLE = "CREATE TABLE IF NOT EXISTS features (digest TEXT PRIMARY KEY, vector BLOB, crc INTEGER)"
 
 
@@ -151,11 +149,6 @@ def _encode(encoder, paths, batch):
 # ---------------------------------------------------------------------------- what is kept
 
 
-def kept_name(encoder):
-    """What an encoder's kept features are called: those of another key cannot mix with them."""
-    return f"{_FORMAT}-{encoder.key[:32]}"
-
-
 @contextmanager
 def _database(file):
     """A connection to an encoder's file; what is written is kept as a whole or not at all."""
@@ -206,14 +199,6 @@ def _write(file, contents, features):
 
 def _crc(digest, vector):
     return zlib.crc32(digest.encode() + vector)
-
-
-@cached  # it can ask the network where a bucket lies
-def located(address):
-    """The file system of an address that pyarrow knows, or of a local path, and the path there."""
-    from pyarrow import fs
-
-    return fs.FileSystem.from_uri(address) if "://" in address else (fs.LocalFileSystem(), address)
 
 
 def kept_elsewhere(encoder, contents):

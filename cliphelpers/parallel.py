@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import joblib
-import torch
 from threadpoolctl import threadpool_limits
 
 from cliphelpers.progress import progress
@@ -33,6 +32,8 @@ def thread_pool():
 
     What has not begun at the end, such as after an error, is cancelled.
     """
+    import torch  # here: a cluster's processes that decode do without its seconds and its memory
+
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(CORES, initializer=torch.set_num_threads, initargs=(1,))
     with threadpool_limits(1):

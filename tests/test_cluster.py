@@ -1,11 +1,12 @@
 """Features on several machines: a real Ray cluster of three nodes, which all tests share.
 
-A job's processes import torch anew, which is most of these tests' time: hence few jobs.
+A job's processes start anew, which is most of these tests' time: hence few jobs.
 """
 
 import hashlib
 import io
 import os
+import pickle
 import secrets
 import shutil
 import socket
@@ -33,10 +34,10 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from cliphelpers import cluster as module_under_test  # noqa: E402
 from cliphelpers import extract_features, features  # noqa: E402
+from cliphelpers.cache import kept_name  # noqa: E402
 from cliphelpers.command import main  # noqa: E402
 from cliphelpers.encoders.encoder import encode_batch  # noqa: E402
 from cliphelpers.encoders.load import load_encoder  # noqa: E402
-from cliphelpers.features import kept_name  # noqa: E402
 from cliphelpers.finetuning import training as trained  # noqa: E402
 from cliphelpers.finetuning.training import FineTuneError, Recipe, Training, fine_tune  # noqa: E402
 from cliphelpers.images import read_image  # noqa: E402
@@ -107,13 +108,13 @@ def cluster():
         node = {"num_cpus": 1, "object_store_memory": 2**28}
         head = node | {
             "num_cpus": 0, "include_dashboard": False, "ray_client_server_port": CLIENT,
-            "_system_config": {"num_workers_soft_limit": 8},  # idle ones, which have torch
+            "_system_config": {"num_workers_soft_limit": 8},  # idle ones
         }  # fmt: skip
         started = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
         for _ in range(2):
             patiently(lambda: started.add_node(**node))
         patch.setenv("RAY_ADDRESS", started.address)
-        ray.init(log_to_driver=False)  # once: each job's processes import torch
+        ray.init(log_to_driver=False)  # once: each job's processes start anew
         yield started
         ray.shutdown()
         started.shutdown()
@@ -393,6 +394,19 @@ def test_an_error_of_the_encoder_is_told_and_the_job_can_go_on(
     assert capsys.readouterr().err.endswith(told)
     assert main([*job, f"clip:{clip_vit}"]) == 0
     assert_complete(output, f"clip:{clip_vit}", pictures)
+
+
+def test_what_decodes_does_without_torch(tmp_path, clip_vit):
+    look = load_encoder(clip_vit, device="cpu").preprocess
+    (tmp_path / "look.pickle").write_bytes(pickle.dumps(look))
+    code = f"""
+import pickle, sys
+from cliphelpers import cluster
+look = pickle.load(open({str(tmp_path / "look.pickle")!r}, "rb"))
+assert look(cluster.read_image({str(FRUITS[0])!r})).shape == ({look.size}, {look.size}, 3)
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # ------------------------------------------------------------------------------- wrong input

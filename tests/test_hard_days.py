@@ -372,7 +372,7 @@ def test_what_an_older_version_kept_is_not_used(tmp_path, paths, monkeypatch):
     cache = tmp_path / "cache"
     monkeypatch.setenv("CLIPHELPERS_CACHE", str(cache))
     with monkeypatch.context() as old:
-        old.setattr(features_module, "_FORMAT", "0")
+        old.setattr(cache_module, "_FEATURES_FORMAT", "0")
         old.setattr(cache_module, "CACHE_FORMAT", "0")
         old.setattr(Means, "forward", lambda self, x: x.mean((2, 3)) + 1)
         wrong = means(paths, cache)["X"]

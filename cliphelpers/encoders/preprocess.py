@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from torch import nn
-from torchvision.transforms import functional as transforms
+from PIL import Image
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -39,19 +38,29 @@ class Preprocess:
     std: tuple = IMAGENET_STD
     squash: bool = False
     shrink: int | None = None
-    generator: nn.Module | None = field(default=None, repr=False)
+    generator: object = field(default=None, repr=False)
 
     def __call__(self, picture):
         """RGB picture -> uint8 array, shape (size, size, 3)."""
         short, long = sorted(picture.size)
         if not self.squash and long > 16 * short:  # the crop sees its middle: do not resize all
             middle = 16 * short + (long - 16 * short) % 2  # without a shift by half a pixel
-            picture = transforms.center_crop(picture, [min(s, middle) for s in picture.size[::-1]])
+            picture = _centre(picture, *(min(side, middle) for side in picture.size))
         if self.shrink and self.shrink < short:
-            picture = transforms.resize(picture, self.shrink, transforms.InterpolationMode.BICUBIC)
+            picture = _resized(picture, self.shrink, "bicubic")
         if self.generator and min(picture.size) < self.resize:
             picture = self.generator.enlarge(picture)
-        sides = [self.resize, self.resize] if self.squash else self.resize
-        method = transforms.InterpolationMode(self.interpolation)
-        picture = transforms.resize(picture, sides, method)
-        return np.array(transforms.center_crop(picture, self.size))
+        picture = _resized(picture, self.resize, self.interpolation, self.squash)
+        return np.array(_centre(picture, self.size, self.size))
+
+
+def _resized(picture, side, interpolation, squash=False):
+    """The shorter side of a picture brought to ``side``, or both."""
+    short = min(picture.size)
+    sides = [side if squash else side * length // short for length in picture.size]
+    return picture.resize(sides, Image.Resampling[interpolation.upper()])
+
+
+def _centre(picture, width, height):
+    left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+    return picture.crop((left, top, left + width, top + height))
