@@ -93,6 +93,8 @@ def fit(way, folder):
 
 
 def main():
+    from bench import hardware  # here: it would count in the memory of the runs
+
     rows, build = [], HERE.parents[1] / "build"  # /tmp may be small
     build.mkdir(exist_ok=True)
     for count in COUNTS:
@@ -103,7 +105,8 @@ def main():
                 told = subprocess.run(call, check=True, capture_output=True, text=True).stdout
                 rows.append({"way": way, "features": count} | json.loads(told.splitlines()[-1]))
                 print(rows[-1], flush=True)
-    pd.DataFrame(rows).to_csv(HERE.with_suffix(".csv"), index=False, float_format="%.4g")
+    table = pd.DataFrame(rows).assign(hardware=hardware())
+    table.to_csv(HERE.with_suffix(".csv"), index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ much as it is more.
 - The process that was called grows by {costs["driver"]:,.0f} bytes a picture; on the disk lie
   {costs["checkpoint"]:.0f} bytes a picture of checkpoints and {costs["manifest"]:.0f} of manifests.
 
-In a run of its own, whose machine its file does not name:
+In a run of its own, on {batches["few"].hardware}:
 
 - A ridge head from such files, batch by batch ([batches.py](../benchmarks/batches.py)), which is
   that of all at once: from {batches["few"].features:,} to {batches["many"].features:,} made-up
