@@ -397,7 +397,7 @@ def test_an_error_of_the_encoder_is_told_and_the_job_can_go_on(
 
 
 def test_what_decodes_does_without_torch(tmp_path, clip_vit):
-    look = load_encoder(clip_vit, device="cpu").preprocess
+    look = load_encoder(f"clip:{clip_vit}", device="cpu").preprocess
     (tmp_path / "look.pickle").write_bytes(pickle.dumps(look))
     code = f"""
 import pickle, sys
