@@ -258,6 +258,12 @@ def test_names_as_timm_s_hub_has_them(timm_spec, monkeypatch):
         assert (encoder.name, encoder.key) == (called, plain.key)
 
 
+def test_an_interpolation_that_pillow_lacks_is_refused_at_once():
+    for name in ("area", "random", "BICUBIC", ""):
+        with pytest.raises(ValueError, match=f"Unknown interpolation '{name}': use one of nearest"):
+            Preprocess(interpolation=name)
+
+
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5"])
 def test_torchvision_equals_its_own_transform_and_model(tmp_path, paths, name):
     model = torchvision.models.get_model(name).eval()

@@ -152,6 +152,15 @@ def test_what_hangs_on_the_seed_has_a_column_for_each(tmp_path, monkeypatch):
     assert line == "| one | official | fine-tuned ML | 50.0 | 70.0 |"
 
 
+def test_of_three_seeds_all_verdicts_are_those_of_one_as_the_text_says():
+    verdicts = []
+    for run in ("photographs", "photographs_seeds"):
+        rows = pd.read_csv(ROOT / "report/results" / run / "05_fine_tune_clip.csv")
+        mine = (rows.metric == "top-1 difference") & (rows.encoder == "CLIP clip-mini-vit")
+        verdicts.append(rows[mine].set_index(["split", "method"]).verdict.to_dict())
+    assert len(verdicts[0]) == 8 and verdicts[0] == verdicts[1]
+
+
 def test_choices_at_the_edge_of_their_grid_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     rows = [

@@ -29,6 +29,11 @@ class Preprocess:
         Shrink the shorter side to so many pixels before all else (bicubic).
     generator : cliphelpers.srgan.Generator, optional
         Enlarges the picture four times before the resize, if its shorter side is below ``resize``.
+
+    Raises
+    ------
+    ValueError
+        Pillow has no such interpolation.
     """
 
     size: int = 224
@@ -39,6 +44,12 @@ class Preprocess:
     squash: bool = False
     shrink: int | None = None
     generator: object = field(default=None, repr=False)
+
+    def __post_init__(self):
+        known = [way.name.lower() for way in Image.Resampling]
+        if self.interpolation not in known:
+            words = f"Unknown interpolation {self.interpolation!r}"
+            raise ValueError(f"{words}: use one of {', '.join(known)}")
 
     def __call__(self, picture):
         """RGB picture -> uint8 array, shape (size, size, 3)."""
