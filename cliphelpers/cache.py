@@ -104,9 +104,14 @@ def kept(kind, parts, compute):
     -------
     dict of str to array
     """
-    path = cache_folder() / kind / f"{key_of(*parts)}.npz"
+    path = kept_path(kind, parts)
     arrays = load_arrays(path)
     if arrays is None:
         arrays = compute()
         save_arrays(path, arrays)
     return arrays
+
+
+def kept_path(kind, parts):
+    """The file of what :func:`kept` keeps: Path."""
+    return cache_folder() / kind / f"{key_of(*parts)}.npz"

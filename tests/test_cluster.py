@@ -39,6 +39,7 @@ from cliphelpers.command import main  # noqa: E402
 from cliphelpers.encoders.encoder import encode_batch  # noqa: E402
 from cliphelpers.encoders.load import load_encoder  # noqa: E402
 from cliphelpers.finetuning import training as trained  # noqa: E402
+from cliphelpers.finetuning import workers  # noqa: E402
 from cliphelpers.finetuning.training import FineTuneError, Recipe, Training, fine_tune  # noqa: E402
 from cliphelpers.images import read_image  # noqa: E402
 from cliphelpers.index import index_images  # noqa: E402
@@ -201,21 +202,17 @@ def shards(folder, place):
     return place
 
 
-def table_of_bytes(folder, place):
-    contents = [path.read_bytes() for path in sorted(folder.iterdir())]
-    place.mkdir()
-    pd.DataFrame({"bytes": contents, "label": "fruit"}).to_parquet(place / "1.parquet")
-    return place
-
-
-def test_features_of_bytes_are_those_of_the_files(cluster, tmp_path, pictures, clip_vit, capsys):
-    for path in sorted(pictures.iterdir())[30:]:
-        path.unlink()
-    output, spec = tmp_path / "output", f"clip:{clip_vit}"
-    place = table_of_bytes(pictures, tmp_path / "input")
-    status = main(["extract", "--data", str(place), "--encoder", spec, "--output", str(output)])
-    assert_complete(output, spec, pictures)
-    assert status == 0 and "30 pictures have got features; 0 have none" in capsys.readouterr().out
+def manifest(paths, place, **columns):
+    """A Parquet file that lists pictures: by paths of each kind, and by their bytes."""
+    names = [f"pictures/{Path(path).name}" for path in paths]
+    names[1] = f"file://{paths[1]}"
+    table = pd.DataFrame({"path": names, "label": "fruit"} | columns)
+    table["bytes"] = [
+        Path(path).read_bytes() if row % 4 == 3 else None for row, path in enumerate(paths)
+    ]
+    table.loc[3::4, "path"] = None
+    table.to_parquet(place)
+    return f"fsspec+file://{place}"
 
 
 # ------------------------------------------------------------------------------- hard days
@@ -305,7 +302,7 @@ def lesson(fruits, clip_vit, tmp_path, monkeypatch):
     return Training(encoder, make_splits(index, ["by_group"])["by_group"][0], index, recipe, head)
 
 
-def test_two_workers_train_as_one_and_a_lost_one_is_replaced(
+def test_two_workers_train_as_one_replace_a_lost_one_and_tell_errors(
     cluster, lesson, tmp_path, monkeypatch
 ):
     (alone,) = fine_tune([lesson])
@@ -322,10 +319,14 @@ def test_two_workers_train_as_one_and_a_lost_one_is_replaced(
         until(lambda: file.stat().st_mtime > now)  # there were epochs to come
         lost.append(found[-1].pid)
 
+    hot = replace(lesson, recipe=replace(lesson.recipe, rate=1e30))
     loser = Thread(target=lose)
     loser.start()
     with monkeypatch.context() as patched:
         patched.setattr(trained._Run, "_gradients", None)  # in this process nothing is learnt
+        with pytest.raises(FineTuneError, match="is not finite in epoch 1: lower the rates"):
+            fine_tune([lesson, hot])
+        patched.setattr(workers, "join_cluster", None)  # what is kept takes no workers
         (shared,) = fine_tune([lesson])
     loser.join()
     assert lost and not psutil.pid_exists(lost[0])
@@ -335,25 +336,24 @@ def test_two_workers_train_as_one_and_a_lost_one_is_replaced(
     assert all(torch.allclose(*pair, atol=1e-4) for pair in pairs)
 
 
-def test_what_a_worker_cannot_do_is_said_here(cluster, lesson, monkeypatch):
-    monkeypatch.setenv("CLIPHELPERS_WORKERS", "2")
-    hot = replace(lesson, recipe=replace(lesson.recipe, rate=1e30))
-    with pytest.raises(FineTuneError, match="is not finite in epoch 1: lower the rates"):
-        fine_tune([hot])
+def test_workers_that_cannot_be_had_are_refused(cluster, lesson, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPHELPERS_WORKERS", "99")
     with pytest.raises(RuntimeError, match="CLIPHELPERS_WORKERS is 99, but the Ray cluster has"):
         fine_tune([lesson])
     monkeypatch.setenv("CLIPHELPERS_WORKERS", "two")
     with pytest.raises(FineTuneError, match="must be a whole number, not 'two'"):
         fine_tune([lesson])
+    told = workers._work({"storage": f"{tmp_path}/on another machine", "trainings": [lesson]})
+    assert isinstance(told, FineTuneError) and "all machines share" in str(told)
 
 
 def test_a_lost_machine_and_a_broken_picture_lose_nothing_else(
     cluster, tmp_path, pictures, slow, capsys, monkeypatch
 ):
     output, (spec, log) = tmp_path / "output", slow
-    good = index_of(pictures)
-    (pictures / "broken.jpg").write_bytes(b"no picture")
+    good, broken = index_of(pictures), tmp_path / "pictures" / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    data, there = manifest([*good.path, broken], tmp_path / "m.parquet"), f"fsspec+file://{output}"
 
     def lose():
         until(lambda: seen(log) > 30)
@@ -361,14 +361,13 @@ def test_a_lost_machine_and_a_broken_picture_lose_nothing_else(
 
     loser = Thread(target=lose)
     loser.start()
-    job = ["extract", "--data", str(pictures), "--encoder", spec, "--output", str(output)]
-    status = main(job)
+    status = main(["extract", "--data", data, "--encoder", spec, "--output", there])
     loser.join()
     said = capsys.readouterr()
     assert status == 1 and "160 pictures have got features; 1 have none" in said.out
-    assert f"Cannot read {pictures / 'broken.jpg'}: the file is no picture" in said.err
+    assert "Cannot read pictures/broken.jpg: the file is no picture" in said.err
     assert len(cluster.list_all_nodes()) == 2
-    (pictures / "broken.jpg").unlink()
+    broken.unlink()
     assert_complete(output, spec, pictures)
     monkeypatch.setenv("CLIPHELPERS_FEATURES", str(output))
     monkeypatch.setattr(features, "encode_batch", None)  # nothing is computed
@@ -377,22 +376,18 @@ def test_a_lost_machine_and_a_broken_picture_lose_nothing_else(
     np.testing.assert_allclose(taken, by_hand(spec, good.path), atol=1e-6)
 
 
-def test_an_error_of_the_encoder_is_told_and_the_job_can_go_on(
+def test_an_error_of_the_encoder_is_told_and_the_next_job_is_well(
     cluster, tmp_path, pictures, clip_vit, capsys
 ):
-    paths = index_of(pictures).path
-    manifest = pd.DataFrame({"path": paths, "digest": [digest(path) for path in paths]})
-    manifest.loc[::2, "path"] = [f"pictures/{Path(path).name}" for path in paths[::2]]
-    manifest.loc[3, "path"] = f"file://{paths[3]}"
-    manifest.to_parquet(tmp_path / "m.parquet")
+    paths, output = index_of(pictures).path, tmp_path / "output"
+    data = manifest(paths, tmp_path / "m.parquet", digest=[digest(path) for path in paths])
     (tmp_path / "faulty.py").write_text(FAULTY)
-    output = tmp_path / "output"
-    there = f"fsspec+file://{tmp_path}"
-    job = ["extract", "--data", f"{there}/m.parquet", "--output", f"{there}/output", "--encoder"]
-    assert main([*job, f"module:{tmp_path / 'faulty.py'}@{clip_vit}"]) == 1
+    job = ["extract", "--output", str(output), "--encoder"]
+    assert main([*job, f"module:{tmp_path / 'faulty.py'}@{clip_vit}", "--data", data]) == 1
     told = "cliphelpers: no such kernel\nWhat is written is kept: the same goes on\n"
     assert capsys.readouterr().err.endswith(told)
-    assert main([*job, f"clip:{clip_vit}"]) == 0
+    assert main([*job, f"clip:{clip_vit}", "--data", str(pictures)]) == 0
+    assert "160 pictures have got features; 0 have none" in capsys.readouterr().out
     assert_complete(output, f"clip:{clip_vit}", pictures)
 
 

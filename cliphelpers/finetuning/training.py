@@ -14,7 +14,7 @@ import torch
 from timm.optim import param_groups_weight_decay
 from torch import distributed, nn, optim
 
-from cliphelpers.cache import cache_folder, kept, key_of, load_arrays, save_arrays
+from cliphelpers.cache import kept, kept_path, load_arrays, save_arrays
 from cliphelpers.classifiers import NearestMean
 from cliphelpers.encoders.encoder import Encoder
 from cliphelpers.features import extract_features
@@ -26,7 +26,7 @@ from cliphelpers.parallel import CORES, thread_pool
 from cliphelpers.progress import progress
 from cliphelpers.splits import Fold
 
-FORMAT = "2"  # part of every key: raise it when training itself changes
+KIND, FORMAT = "fine-tuned", "2"  # of what is kept: raise it when training itself changes
 WEIGHT_DECAY = 0.05  # of matrices and kernels alone
 WARM_UP = 0.1  # share of the steps
 CLIP_NORM = 1.0  # of the gradient
@@ -181,9 +181,11 @@ def fine_tune(trainings):
     workers = os.environ.get("CLIPHELPERS_WORKERS") or "1"
     if not workers.isdecimal():
         raise FineTuneError(f"CLIPHELPERS_WORKERS must be a whole number, not {workers!r}")
-    if int(workers) > 1:
-        for training in [one for one in trainings if one.head]:
-            _finish(training, bar, stop, int(workers))
+    heads = [one for one in trainings if one.head and int(workers) > 1]
+    if new := [one for one in heads if not kept_path(KIND, _parts(one)).exists()]:
+        from cliphelpers.finetuning.workers import train_on_workers  # here: few have Ray
+
+        train_on_workers(new, int(workers), _finish)
     with bar, thread_pool() if cpu else ThreadPoolExecutor(1) as pool:
         try:
             futures = [pool.submit(_finish, training, bar, stop) for training in trainings]
@@ -258,22 +260,11 @@ def _parts(training):
     return (FORMAT, *data, *start, astuple(training.recipe), fold.seed or 0)
 
 
-def _finish(training, bar=None, stop=None, workers=1):
+def _finish(training, bar=None, stop=None):
     """The arrays of a finished training, from disk if they are there."""
     parts = _parts(training)
-    checkpoint = cache_folder() / "checkpoints" / f"{key_of(*parts)}.npz"
-
-    def compute():
-        if workers > 1:
-            from cliphelpers.finetuning.workers import train_on_workers  # here: few have Ray
-
-            train_on_workers(training, checkpoint, workers, _train)
-            if not checkpoint.exists():
-                todo = "set CLIPHELPERS_CACHE to a folder that all machines share"
-                raise FineTuneError(f"The workers have left nothing at {checkpoint}: {todo}")
-        return _train(training, checkpoint, bar, stop)
-
-    arrays = kept("fine-tuned", parts, compute)
+    checkpoint = kept_path("checkpoints", parts)
+    arrays = kept(KIND, parts, lambda: _train(training, checkpoint, bar, stop))
     checkpoint.unlink(missing_ok=True)
     return arrays
 

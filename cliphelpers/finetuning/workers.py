@@ -1,5 +1,6 @@
-"""One training on several workers of a Ray cluster: each takes its share of every batch."""
+"""Training on several workers of a Ray cluster: each takes its share of every batch."""
 
+import os
 import signal
 from dataclasses import replace
 from tempfile import TemporaryDirectory
@@ -9,6 +10,7 @@ from tqdm import tqdm
 
 from cliphelpers.cache import cache_folder
 from cliphelpers.encoders.encoder import default_device
+from cliphelpers.finetuning.training import FineTuneError
 from cliphelpers.parallel import join_cluster
 
 try:
@@ -20,29 +22,28 @@ except ImportError as error:
     raise RuntimeError(words) from error
 
 
-def train_on_workers(training, checkpoint, count, train):
-    """Leave the checkpoint of a training's last epoch, computed by Ray Train.
+def train_on_workers(trainings, count, finish):
+    """Finish trainings, one after the other, by Ray Train, and leave their results on disk.
 
-    All workers go through the same batches and augmentation, and sum their gradients, so that the
+    All workers go through the same batches and augmentation, and sum their gradients, so that a
     training is that of one process but for rounding. If one is lost, all start again at the last
     epoch's checkpoint, three times at most.
 
     Parameters
     ----------
-    training : Training
-        With a head. All machines must see its pictures under the same paths.
-    checkpoint : Path
-        In a folder that all machines share.
+    trainings : list of Training
+        With heads. All machines must see their pictures under the same paths, and the folder of
+        CLIPHELPERS_CACHE.
     count : int
         Workers, each with a core or, where there are as many, a GPU: of the cluster that
         RAY_ADDRESS names, else of this machine.
-    train : function
-        ``train(training, checkpoint, bar, stop)``, called by each worker.
+    finish : function
+        ``finish(training, bar, stop)``, called by each worker.
 
     Raises
     ------
     FineTuneError, ImageError
-        As without workers.
+        As without workers; or a machine does not see the folder.
     RuntimeError
         The cluster has fewer cores, or nobody answers there.
     ray.train.TrainingFailedError
@@ -52,10 +53,10 @@ def train_on_workers(training, checkpoint, count, train):
     there = ray.cluster_resources()
     if count > (cores := int(there.get("CPU", 0))):
         raise RuntimeError(f"CLIPHELPERS_WORKERS is {count}, but the Ray cluster has {cores} cores")
-    encoder, folder = replace(training.encoder, text=None, tokenizer=None), cache_folder().resolve()
-    config = {"training": replace(training, encoder=encoder), "checkpoint": checkpoint.resolve()}
+    alone = {"text": None, "tokenizer": None}
+    trainings = [replace(one, encoder=replace(one.encoder, **alone)) for one in trainings]
+    folder, ours = cache_folder().resolve(), signal.getsignal(signal.SIGINT)
     folder.mkdir(parents=True, exist_ok=True)
-    ours = signal.getsignal(signal.SIGINT)
     try:
         with TemporaryDirectory(dir=folder) as storage:
             run = RunConfig(
@@ -63,8 +64,9 @@ def train_on_workers(training, checkpoint, count, train):
                 worker_runtime_env={"env_vars": {"CLIPHELPERS_CACHE": str(folder)}},
             )  # fmt: skip
             scale = ScalingConfig(num_workers=count, use_gpu=there.get("GPU", 0) >= count)
+            config = {"trainings": trainings, "finish": finish, "storage": storage}
             more = {"scaling_config": scale, "run_config": run}
-            trainer = TorchTrainer(_work, train_loop_config=config | {"train": train}, **more)
+            trainer = TorchTrainer(_work, train_loop_config=config, **more)
             error = trainer.fit().return_value
     finally:
         signal.signal(signal.SIGINT, ours)  # Ray Train leaves its own
@@ -74,11 +76,13 @@ def train_on_workers(training, checkpoint, count, train):
 
 def _work(config):
     """None, or an error that would come again: of a picture, or of the training itself."""
-    training = config["training"]
-    encoder = replace(training.encoder, device=default_device())
-    training = replace(training, encoder=encoder)
     try:
-        config["train"](training, config["checkpoint"], tqdm(disable=True), Event())
+        if not os.path.isdir(config["storage"]):
+            todo = "set CLIPHELPERS_CACHE to a folder that all machines share"
+            raise FineTuneError(f"A worker does not see {config['storage']}: {todo}")
+        for training in config["trainings"]:
+            encoder = replace(training.encoder, device=default_device())
+            config["finish"](replace(training, encoder=encoder), tqdm(disable=True), Event())
     except Exception as error:
         if not type(error).__module__.startswith("cliphelpers."):
             raise
