@@ -14,6 +14,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cliphelpers.evaluation import LEVEL
@@ -247,18 +248,21 @@ def finetuning(run, metric="top-1"):
 def gains(method, *runs):
     """What fine-tuning changes, such as "fine-tuned ML − linear probe": a column for each k.
 
-    Where validation kept the start of all trainings the cell is marked.
+    Without a k it is the whole training part. Where validation kept the start of all trainings the
+    cell is marked.
     """
     rows = pd.concat([find(read(run), "05") for run in runs])
+    rows["shots"] = rows.shots.fillna(np.inf)
     key, tuned = ["encoder", "split", "shots"], rows.method == method.split(" − ")[0]
     kept = rows[tuned & (rows.metric == "top-1") & (rows.start == 1)].set_index(key).index
     rows = rows[(rows.metric == "top-1 difference") & (rows.method == method)]
     marks = [" †" if one in kept else "" for one in rows.set_index(key).index]
     cells = [cell(row) + mark for row, mark in zip(rows.itertuples(), marks, strict=True)]
-    rows = rows.assign(cell=cells, k=rows.shots.astype(int))
-    table = rows.pivot(index=["encoder", "split"], columns="k", values="cell").fillna("")
+    rows = rows.assign(cell=cells)
+    table = rows.pivot(index=["encoder", "split"], columns="shots", values="cell").fillna("")
     lines = [[*key, *row] for key, *row in table.itertuples()]
-    return _markdown(["encoder", "split", *(f"k = {k}" for k in table.columns)], lines)
+    heads = [f"k = {k:.0f}" if k < np.inf else "all" for k in table.columns]
+    return _markdown(["encoder", "split", *heads], lines)
 
 
 def seeds(run):
