@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from cliphelpers.cache import cache_folder
 from cliphelpers.encoders.encoder import default_device
-from cliphelpers.finetuning.training import FineTuneError
 from cliphelpers.parallel import join_cluster
 
 try:
@@ -43,9 +42,9 @@ def train_on_workers(trainings, count, finish):
     Raises
     ------
     FineTuneError, ImageError
-        As without workers; or a machine does not see the folder.
+        As without workers.
     RuntimeError
-        The cluster has fewer cores, or nobody answers there.
+        The cluster has fewer cores, a machine of it does not see the folder, or nobody answers.
     ray.train.TrainingFailedError
         Workers were lost more than three times; the epochs before are kept.
     """
@@ -76,10 +75,10 @@ def train_on_workers(trainings, count, finish):
 
 def _work(config):
     """None, or an error that would come again: of a picture, or of the training itself."""
+    if not os.path.isdir(config["storage"]):
+        todo = "set CLIPHELPERS_CACHE to a folder that all machines share"
+        return RuntimeError(f"A worker does not see {config['storage']}: {todo}")
     try:
-        if not os.path.isdir(config["storage"]):
-            todo = "set CLIPHELPERS_CACHE to a folder that all machines share"
-            raise FineTuneError(f"A worker does not see {config['storage']}: {todo}")
         for training in config["trainings"]:
             encoder = replace(training.encoder, device=default_device())
             config["finish"](replace(training, encoder=encoder), tqdm(disable=True), Event())
