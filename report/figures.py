@@ -1,4 +1,4 @@
-"""Draw pics/photographs/ and pics/grocery/ from the tables of the committed runs on them.
+"""Draw pics/NAME/ from the tables of the committed runs on photographs and groceries.
 
     python report/figures.py
 
@@ -15,7 +15,7 @@ from tables import RESULTS, find, read
 import cliphelpers as ch
 
 ROOT = Path(__file__).parents[1]
-RUNS = ["photographs", "grocery"]
+RUNS = ["photographs", "photographs_whole", "grocery"]
 TWIN = " (random weights)"
 
 

@@ -161,6 +161,14 @@ def test_of_three_seeds_all_verdicts_are_those_of_one_as_the_text_says():
     assert len(verdicts[0]) == 8 and verdicts[0] == verdicts[1]
 
 
+def test_with_the_whole_training_part_ml_beats_both_probes_as_the_text_says():
+    rows = pd.read_csv(ROOT / "report/results/photographs_whole/05_fine_tune_clip.csv")
+    rows = rows[rows.metric == "top-1 difference"]
+    ml = rows[rows.method.str.startswith("fine-tuned ML")]
+    assert rows.shots.isna().all() and len(ml) == 4 and set(ml.verdict) == {"better"}
+    assert "better" not in set(rows[rows.method.str.startswith("fine-tuned CS")].verdict)
+
+
 def test_choices_at_the_edge_of_their_grid_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     rows = [
