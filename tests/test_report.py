@@ -169,6 +169,20 @@ def test_with_the_whole_training_part_ml_beats_both_probes_as_the_text_says():
     assert "better" not in set(rows[rows.method.str.startswith("fine-tuned CS")].verdict)
 
 
+def test_from_so_many_labels_on_fine_tuning_pays_as_the_text_says():
+    runs = ["4", "8", "16", "16_rn", "whole"]
+    names = ["photographs", *(f"photographs_{run}" for run in runs)]
+    rows = [pd.read_csv(ROOT / f"report/results/{name}/05_fine_tune_clip.csv") for name in names]
+    rows = pd.concat(rows)
+    rows = rows[(rows.method == "fine-tuned ML − linear probe") & (rows.verdict == "better")]
+    found = rows.assign(k=rows.shots.fillna(0)).groupby(["encoder", "split"]).k.apply(set)
+    assert found.to_dict() == {
+        ("CLIP clip-mini-rn", "by_group"): {16, 32},
+        ("CLIP clip-mini-rn", "official"): {16, 0},  # 0: all
+        ("CLIP clip-mini-vit", "official"): {0},
+    }
+
+
 def test_choices_at_the_edge_of_their_grid_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     rows = [

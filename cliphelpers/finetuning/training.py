@@ -26,7 +26,7 @@ from cliphelpers.parallel import CORES, thread_pool
 from cliphelpers.progress import progress
 from cliphelpers.splits import Fold
 
-KIND, FORMAT = "fine-tuned", "2"  # of what is kept: raise it when training itself changes
+KIND, FORMAT = "fine-tuned", "2"  # of what is kept; raise FORMAT when training itself changes
 WEIGHT_DECAY = 0.05  # of matrices and kernels alone
 WARM_UP = 0.1  # share of the steps
 CLIP_NORM = 1.0  # of the gradient
