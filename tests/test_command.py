@@ -388,7 +388,6 @@ rate = 1e-3
         ("batch", 0, "batch must be a whole number from 1 on: 0 is none"),
         ("rate", -1e-3, "rate must be a number from 0 on: -0.001 is none"),
         ("train_shots", 0, "train_shots must be a whole number from 1 on: 0 is none"),
-        ("train_shots", 1, "train_shots must be 2 or more, since CS pulls pictures of one class"),
         ("augmentation", "turn", "augmentation must be one of auto, photo, turntable, none: 'turn"),
         ("precision", "fp16", "precision must not be fp16, in which small gradients vanish"),
         ("precision", 16, "precision must be one of auto, fp32, bf16, fp16: 16 is none"),

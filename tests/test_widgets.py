@@ -584,25 +584,44 @@ SMALL = {
 }
 
 
+@pytest.fixture
+def run_cells(fruits, clip_vit, tmp_path, monkeypatch):
+    """Run a notebook's code as in a live front end, and give what it displays."""
+
+    def run(name, **small):
+        boxes, book = [], nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        small |= {"data": str(fruits), "encoders": [f"clip:{clip_vit}"], "output": str(tmp_path)}
+        space = {"display": boxes.append}
+        monkeypatch.setattr("cliphelpers.live", lambda: True, raising=False)
+        monkeypatch.chdir(NOTEBOOKS)
+        parameters, *cells = [cell.source for cell in book.cells if cell.cell_type == "code"]
+        exec(parameters, space)
+        space |= {"strengths": [0.1, 0.01]} | small
+        for source in cells:
+            exec(source, space)
+        plt.close("all")
+        return boxes
+
+    return run
+
+
 @pytest.mark.parametrize("name", SMALL)
-def test_the_notebooks_cells_make_their_widgets(
-    name, fruits, clip_vit, tmp_path, shown, monkeypatch
-):
-    """Their code, as in a live front end; notebook 1 is run in a browser."""
-    boxes, book = [], nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
-    small = {"data": str(fruits), "encoders": [f"clip:{clip_vit}"], "output": str(tmp_path)}
-    space = {"display": boxes.append}
-    monkeypatch.setattr("cliphelpers.live", lambda: True, raising=False)
-    monkeypatch.chdir(NOTEBOOKS)
-    parameters, *cells = [cell.source for cell in book.cells if cell.cell_type == "code"]
-    exec(parameters, space)
-    space |= small | {"strengths": [0.1, 0.01]} | SMALL[name]
-    for source in cells:
-        exec(source, space)
-    plt.close("all")
+def test_the_notebooks_cells_make_their_widgets(name, run_cells, shown):
+    """Notebook 1 is run in a browser."""
+    boxes = run_cells(name, **SMALL[name])
     box = next(one for one in boxes if isinstance(one, ipywidgets.Widget))
     for control in box.children[0].children:
         if options := getattr(control, "options", None):
             control.index = len(options) - 1
             assert "<img" in shown[-1] and not errors_of(shown[-1])
     assert len(shown) > 1
+
+
+def test_from_one_picture_a_class_ml_is_trained_and_cs_left_out(run_cells, shown, tmp_path):
+    """CS has no two pictures to pull together, ML and what stands beside it need but one."""
+    run_cells("05_fine_tune_clip", **SMALL["05_fine_tune_clip"], train_shots=1)
+    table = pd.read_csv(tmp_path / "results" / "05_fine_tune_clip.csv")
+    learnt = {"linear probe", "probe, augmented", "nearest class mean", "fine-tuned ML"}
+    wise = {f"WiSE-FT alpha={alpha:g}" for alpha in (0, 0.5, 1)}
+    less = {f"fine-tuned ML − {other}" for other in ("linear probe", "probe, augmented")}
+    assert set(table.method) == learnt | wise | less | {"zero-shot"} and set(table.shots) == {1}
