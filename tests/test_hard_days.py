@@ -572,7 +572,8 @@ def test_two_classes_one_with_a_single_picture_run_through_the_other_notebooks(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     names = ["01_zero_shot", "02_k_shot", "04_linear_probe_imagenet", "05_fine_tune_clip"]
     names += ["06_fine_tune_imagenet", "07_upsampling"]
-    small = ["-p", "quarter", "5", "-p", "sides", "[10]", "-p", "compared", "4", "-p", "epochs", "1"]
+    small = {"quarter": 5, "sides": [10], "compared": 4, "epochs": 1}
+    small = [part for name, value in small.items() for part in ("-p", name, repr(value))]
     assert main([*arguments([f"clip:{clip_vit}", timm_spec], "three", *names), *small]) == 0
     for name in names:
         table = pd.read_csv(own / "three" / "results" / f"{name}.csv")
