@@ -41,7 +41,7 @@ lab: .venv/.installed
 	@for book in notebooks/*.ipynb; do [ -e "lab/$${book##*/}" ] || cp "$$book" lab/; done
 	@newer=; for book in notebooks/*.ipynb; do [ "$$book" -nt "lab/$${book##*/}" ] && newer="$$newer $${book##*/}"; done; \
 	[ -z "$$newer" ] || echo "notebooks/ has newer ones than lab/:$$newer. To take one, move its copy out of lab/ first."
-	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) --log-level=WARN lab
+	JUPYTER_PREFER_ENV_PATH=1 MALLOC_ARENA_MAX=1 $(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) --log-level=WARN lab
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

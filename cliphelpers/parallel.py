@@ -23,7 +23,9 @@ if _GLIBC:
     # kernel and comes again as zeroed pages: nearly half of EfficientNet-Lite0's time. mallopt(3)
     _LIBC.mallopt(_M_MMAP_MAX, 0)
     _LIBC.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    _LIBC.mallopt(_M_ARENA_MAX, 1)  # one heap for all threads, so that they share what is freed
+    # One heap for all threads, so that they share what is freed; other heaps keep no large block.
+    # Where threads have allocated before, only the environment variable MALLOC_ARENA_MAX does it.
+    _LIBC.mallopt(_M_ARENA_MAX, 1)
 
 
 @contextmanager
