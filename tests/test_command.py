@@ -240,6 +240,29 @@ def test_places_in_the_environment_count_from_the_current_folder(notebooks, monk
         assert Path("out/told.txt").read_text() == f"{Path('kept').resolve()} {meant}"
 
 
+FAULTS = """\
+import resource
+from pathlib import Path
+import torch
+from cliphelpers.parallel import in_parallel
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def layer(_): return faults() if torch.ones(20_000_000).sum() else 0
+Path(output).mkdir(exist_ok=True)
+first, *_, last = in_parallel(layer, range(20))
+(Path(output) / "faults.txt").write_text(str(last - first))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heaps")
+def test_what_a_notebook_frees_stays_for_its_next_layer(notebooks, tmp_path, monkeypatch):
+    """A kernel has threads before it imports anything of ours, and a heap for each of them."""
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    write_notebook(notebooks, "01_first", FAULTS)
+    assert main(["run", "01", "--output", "out"]) == 0
+    layer = 80_000_000 / resource.getpagesize()
+    assert int((tmp_path / "out" / "faults.txt").read_text()) < 5 * layer  # else nearly 19 layers
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process has mapped is asked of /proc")
 def test_the_command_leaves_torch_s_memory_to_the_notebooks(notebooks, tmp_path):
     looks = "import os\nmaps = open(f'/proc/{os.getppid()}/maps').read()\n"
