@@ -7,4 +7,7 @@ The public names stand in ``__init__.pyi``, in this order; each is loaded when i
 
 import lazy_loader
 
+from cliphelpers.memory import keep_freed
+
+keep_freed()
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,29 +3,17 @@
 Machines beside this one are those of a Ray cluster.
 """
 
-import ctypes
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import joblib
 from threadpoolctl import threadpool_limits
 
+from cliphelpers.memory import give_back
 from cliphelpers.progress import progress
 
 CORES = min(joblib.cpu_count(), 16)  # those that this process may use: affinity, cgroups' quota
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_GLIBC = hasattr(_LIBC, "mallopt")
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
-if _GLIBC:
-    # Freed memory stays for the next layer or step. Otherwise each large block goes back to the
-    # kernel and comes again as zeroed pages: nearly half of EfficientNet-Lite0's time. mallopt(3)
-    _LIBC.mallopt(_M_MMAP_MAX, 0)
-    _LIBC.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    # One heap for all threads, so that they share what is freed; other heaps keep no large block.
-    # Where threads have allocated before, only the environment variable MALLOC_ARENA_MAX does it.
-    _LIBC.mallopt(_M_ARENA_MAX, 1)
 
 
 @contextmanager
@@ -44,8 +32,7 @@ def thread_pool():
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
-            if _GLIBC:
-                _LIBC.malloc_trim(0)
+            give_back()
 
 
 def in_parallel(function, jobs, unit="job"):

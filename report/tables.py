@@ -163,6 +163,13 @@ def duration(run):
     return f"{seconds / 60:.0f} minutes"
 
 
+def figures():
+    """Minutes of `make figures` from an empty cache on all machines where it was timed."""
+    rows = pd.read_csv(ROOT / "benchmarks" / "bench.csv")
+    ours = rows.ours[rows.work == "all seven notebooks, first run: minutes"]
+    return f"{ours.min():.0f} to {ours.max():.0f} minutes"
+
+
 def memory(run):
     """Peak of a run's memory."""
     return f"{_peak(record(run)):.1f} GiB"
@@ -357,7 +364,7 @@ def reading():
 
 
 NUMBERS = [accuracy, untrained, brackets, verdicts, edges, cells, coverage, promised]
-NUMBERS += [duration, memory, hardware, pictures, original]
+NUMBERS += [duration, figures, memory, hardware, pictures, original]
 TABLES = [accuracies, promises, shots, differences, finetuning, gains, seeds, wise_ft, upsampling]
 TABLES += [quality, minutes, reading]
 

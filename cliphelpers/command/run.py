@@ -57,8 +57,7 @@ def run(names=(), parameters=None, output="output"):
     for name in ("CLIPHELPERS_CACHE", "CLIPHELPERS_FEATURES"):  # notebooks are in another folder
         if (place := os.environ.get(name)) and "://" not in place:
             os.environ[name] = os.path.abspath(place)
-    # A kernel has threads before it imports parallel.py, whose M_ARENA_MAX then comes too late
-    os.environ.setdefault("MALLOC_ARENA_MAX", "1")
+    os.environ.setdefault("MALLOC_ARENA_MAX", "1")  # of the kernels: see memory.py
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # notebooks need torch's gigabyte
         prepared = apart.submit(_prepare, typed, list(defaults.values()), NOTEBOOKS)
         given, environment, auto = prepared.result()
