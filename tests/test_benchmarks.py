@@ -166,7 +166,7 @@ RATED = [
     ("embedded", "fruits-mini", "06_fine_tune_imagenet"),
     ("photographs", "photographs", "05_fine_tune_clip"),
     ("photographs", "photographs", "06_fine_tune_imagenet"),
-    *((f"photographs_{k}", "photographs", "05_fine_tune_clip") for k in (4, 8, 16)),
+    *((f"photographs_{k}", "photographs", "05_fine_tune_clip") for k in (1, 4, 8, 16)),
 ]
 
 

@@ -170,7 +170,7 @@ def test_with_the_whole_training_part_ml_beats_both_probes_as_the_text_says():
 
 
 def test_from_so_many_labels_on_fine_tuning_pays_as_the_text_says():
-    runs = ["4", "8", "16", "16_rn", "whole"]
+    runs = ["1", "4", "8", "16", "16_rn", "whole"]
     names = ["photographs", *(f"photographs_{run}" for run in runs)]
     rows = [pd.read_csv(ROOT / f"report/results/{name}/05_fine_tune_clip.csv") for name in names]
     rows = pd.concat(rows)
