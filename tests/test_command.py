@@ -248,8 +248,8 @@ from cliphelpers.parallel import in_parallel
 def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def layer(_): return faults() if torch.ones(20_000_000).sum() else 0
 Path(output).mkdir(exist_ok=True)
-first, *_, last = in_parallel(layer, range(20))
-(Path(output) / "faults.txt").write_text(str(last - first))
+told = in_parallel(layer, range(60))  # of the first ones a heap takes what it needs
+(Path(output) / "faults.txt").write_text(str(told[-1] - told[-21]))
 """
 
 
@@ -260,7 +260,7 @@ def test_what_a_notebook_frees_stays_for_its_next_layer(notebooks, tmp_path, mon
     write_notebook(notebooks, "01_first", FAULTS)
     assert main(["run", "01", "--output", "out"]) == 0
     layer = 80_000_000 / resource.getpagesize()
-    assert int((tmp_path / "out" / "faults.txt").read_text()) < 5 * layer  # else nearly 19 layers
+    assert int((tmp_path / "out" / "faults.txt").read_text()) < layer  # of the last 20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process has mapped is asked of /proc")
