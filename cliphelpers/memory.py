@@ -1,7 +1,7 @@
 """Freed memory stays with the process, for the next layer or step.
 
-Otherwise each large block goes back to the kernel and comes again as zeroed pages: nearly half of
-EfficientNet-Lite0's time. mallopt(3)
+Otherwise each large block goes back to the operating system and comes again as zeroed pages: nearly
+half of EfficientNet-Lite0's time. mallopt(3)
 """
 
 import ctypes
@@ -25,6 +25,6 @@ def keep_freed():
 
 
 def give_back():
-    """Give the kernel what is free now."""
+    """Give the operating system what is free now."""
     if _GLIBC:
         _LIBC.malloc_trim(0)

@@ -196,6 +196,7 @@ def costs(ways, taken=None):
     axis.set(xlabel="milliseconds a picture", ylabel="top-1 accuracy")
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("{x:g}")
+    axis.tick_params("x", which="both", length=0, pad=4)
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     return _finished(figure, f"What does accuracy cost? ({ways[0].split})", True)
 
