@@ -39,7 +39,8 @@ within 0.3 points. Ridge is held against scikit-learn's *logistic* solvers, sinc
 takes their place; beside it stands scikit-learn's own ridge.
 - *Others* is how many of the cores other processes kept busy, at the worst of all runs: on a \
 quiet machine about 0.
-- A second run has everything kept, and is a new process: it reads and hashes all files."""
+- A second run has everything kept, and is a new process: it reads and hashes all files.
+- The bar of memory is 1 / 1.1: ten times as many pictures may take a tenth more."""
 NO_GPU = """## Not measured: GPUs
 
 No GPU was to be had. So nothing was measured on one: neither pictures a second beside timm's own \
@@ -111,8 +112,10 @@ def _bars(rows):
             )
         met = sum(one["verdict"].startswith("met") for one in found)
         failed = sum("not met" in one["verdict"] for one in found)
-        rest = len(found) - met - failed
-        words = f"Of {len(found)} bars {met} are met, {failed} are not, and {rest} are open."
+        absent = sum(one["verdict"] == "not measured" for one in found)
+        rest = len(found) - met - failed - absent
+        words = f"Of {len(found)} bars, met: {met}, not met: {failed}, not decided: {rest}"
+        words += f", not measured here: {absent}."
         parts += ["\n".join(lines), words]
     return "\n\n".join(parts)
 

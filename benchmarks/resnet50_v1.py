@@ -15,12 +15,12 @@ from cliphelpers import Encoder, Preprocess, read_state
 WEIGHTS = Path(__file__).parents[2] / "shared" / "weights" / "imagenet-resnet50-v1.safetensors"
 
 
-def encoder():
+def encoder(weights=WEIGHTS):
     """ResNet-50 v1 without its last layer: 128x128 pictures -> 2048 features."""
     model = torchvision.models.resnet50()
     for stage in (model.layer2, model.layer3, model.layer4):
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
-    model.load_state_dict(read_state(WEIGHTS))
+    model.load_state_dict(read_state(weights))
     model.fc = nn.Identity()
     mean = tuple(channel / 255 for channel in (123.68, 116.779, 103.939))
     # 100 px pictures gain no detail at 224 px, which would take three times as long

@@ -277,8 +277,11 @@ def test_the_page_counts_the_bars_and_says_that_no_gpu_was_measured():
     table = rows_of(ratios={("ridge, 5 strengths", "scikit-learn, L-BFGS"): 49})
     text = bench_page.page(table)
     total, open_ones = len(bench_page.wanted()), len(notebooks.BARS)
-    counts = f"Of {total} bars {total - open_ones - 1} are met, 1 are not, and {open_ones} are open"
-    assert counts in text and "No GPU was to be had" in text and "not results" not in text
+    counts = f"Of {total} bars, met: {total - open_ones - 1}, not met: 1, not decided: 0, "
+    assert counts + f"not measured here: {open_ones}." in text
+    few = bench_page.page(table.assign(pairs=4))
+    assert f"met: 0, not met: 0, not decided: {total - open_ones}, not measured" in few
+    assert "No GPU was to be had" in text and "not results" not in text
     assert "No GPU was to be had" not in bench_page.page(table.assign(hardware="x, NVIDIA H100"))
     assert "not results" in bench_page.page(table, small=True)
 
@@ -289,8 +292,10 @@ def test_a_second_machine_has_a_table_of_its_own():
     second = second[second.work == work].assign(hardware="y, no GPU")
     text = bench_page.page(pd.concat([first, second]))
     total, open_ones = len(bench_page.wanted()), len(notebooks.BARS)
-    assert f"Of {total} bars {total - open_ones} are met, 0 are not, and {open_ones}" in text
-    assert f"Of {total} bars 0 are met, 1 are not, and {total - 1} are open" in text
+    rest = f"not decided: 0, not measured here: {open_ones}."
+    assert f"Of {total} bars, met: {total - open_ones}, not met: 0, {rest}" in text
+    rest = f"not decided: 0, not measured here: {total - 1}."
+    assert f"Of {total} bars, met: 0, not met: 1, {rest}" in text
     bars = text[text.index("## Bars") : text.index("## All")]
     assert bars.count("share of the limit, ViT-B/32") == 1  # not measured on the second
     assert bars.count("not measured |") == 2 * open_ones  # on neither
