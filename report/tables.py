@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cliphelpers.evaluation import LEVEL
+from cliphelpers.evaluation import LEVEL, holm
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "report" / "results"
@@ -34,8 +34,7 @@ HERE = {  # how a file is read, and how clip and open_clip read it
 }
 TIMED = {
     "embedded": "`make figures`",
-    "photographs_cold": "photographs",
-    "photographs": "photographs, features kept",
+    "photographs": "photographs, partly kept",
     "grocery": "groceries",
 }
 
@@ -66,9 +65,10 @@ def find(rows, *experiments):
     return rows[rows.experiment.str[:2].isin(experiments)]
 
 
-def record(run):
-    """What a committed run's run.json says: dict."""
-    return json.loads((RESULTS / run / "run.json").read_text(encoding="utf-8"))
+def records(run):
+    """What a committed run's run.json says, and those of its notebooks that ran apart: dicts."""
+    paths = sorted((RESULTS / run).glob("run*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def interval(row):
@@ -157,12 +157,6 @@ def promised(way, pixels=""):
     return f"{off.min():.0f} to {off.max():.0f}".replace("-", "−")
 
 
-def duration(run):
-    """Minutes of all notebooks of a run together."""
-    seconds = sum(one["seconds"] for one in record(run)["notebooks"].values())
-    return f"{seconds / 60:.0f} minutes"
-
-
 def figures():
     """Minutes and memory of `make figures` from an empty cache, on all machines of bench.csv."""
     rows = pd.read_csv(ROOT / "benchmarks" / "bench.csv").set_index("work").ours
@@ -171,20 +165,9 @@ def figures():
     return f"{minutes.min():.0f} to {minutes.max():.0f} minutes and {memory.max():.1f} GiB"
 
 
-def memory(run):
-    """Peak of a run's memory."""
-    return f"{_peak(record(run)):.1f} GiB"
-
-
-def _peak(found):
-    """Peak of memory in GiB: that of each notebook's own run, where run.json has it."""
-    peaks = [one.get("peak_memory_gib") for one in found["notebooks"].values()]
-    return max(filter(None, peaks), default=found["peak_memory_gib"])
-
-
 def hardware(run):
     """Cores and GPU of a run's machine."""
-    found = record(run)["hardware"]
+    found = records(run)[0]["hardware"]
     gpu = f"with {found['gpu']}" if found["gpu"] else "without a GPU"
     return f"{found['cores']} cores {gpu}"
 
@@ -256,14 +239,17 @@ def finetuning(run, metric="top-1"):
 def gains(method, *runs):
     """What fine-tuning changes, such as "fine-tuned ML − linear probe": a column for each k.
 
-    Without a k it is the whole training part. Where validation kept the start of all trainings the
-    cell is marked.
+    Without a k it is the whole training part. The verdicts are corrected for all cells together,
+    whatever runs they are from. Where validation kept the start of all trainings the cell is
+    marked.
     """
     rows = pd.concat([find(read(run), "05") for run in runs])
     rows["shots"] = rows.shots.fillna(np.inf)
     key, tuned = ["encoder", "split", "shots"], rows.method == method.split(" − ")[0]
     kept = rows[tuned & (rows.metric == "top-1") & (rows.start == 1)].set_index(key).index
     rows = rows[(rows.metric == "top-1 difference") & (rows.method == method)]
+    words = np.where(rows.value > 0, "better", "worse")
+    rows["verdict"] = np.where(holm(rows.p) < 1 - LEVEL, words, "not decided")
     marks = [" †" if one in kept else "" for one in rows.set_index(key).index]
     cells = [cell(row) + mark for row, mark in zip(rows.itertuples(), marks, strict=True)]
     rows = rows.assign(cell=cells)
@@ -324,10 +310,10 @@ def minutes(*runs):
     """Minutes of each notebook, a column for each run, and its peak of memory."""
     columns = {}
     for run in runs:
-        found = record(run)
-        taken = {name: one["seconds"] / 60 for name, one in found["notebooks"].items()}
-        taken["all"] = sum(taken.values())
-        columns[TIMED[run]] = taken | {"GiB of memory": _peak(found)}
+        ran = {name: one for found in records(run) for name, one in found["notebooks"].items()}
+        taken = {name: ran[name]["seconds"] / 60 for name in sorted(ran)}
+        peak = max(one["peak_memory_gib"] for one in ran.values())
+        columns[TIMED[run]] = taken | {"all": sum(taken.values()), "GiB of memory": peak}
     rows = pd.DataFrame(columns).itertuples()
     lines = [[name, *("" if pd.isna(x) else f"{x:.1f}" for x in values)] for name, *values in rows]
     return _markdown(["minutes", *columns], lines)
@@ -365,7 +351,7 @@ def reading():
 
 
 NUMBERS = [accuracy, untrained, brackets, verdicts, edges, cells, coverage, promised]
-NUMBERS += [duration, figures, memory, hardware, pictures, original]
+NUMBERS += [figures, hardware, pictures, original]
 TABLES = [accuracies, promises, shots, differences, finetuning, gains, seeds, wise_ft, upsampling]
 TABLES += [quality, minutes, reading]
 
