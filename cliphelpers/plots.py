@@ -78,7 +78,7 @@ def dots(table, y, hue, title, xlabel="top-1 accuracy", lines=None):
             axis.axvline(end.value, ls=_STROKES[number % 3], label=_label(end.encoder), **_GREY)
             left = end.value > 0.5
             axis.annotate(
-                f"{end.value:.0%}", (end.value, 0.02 + 0.09 * number), (-3 if left else 3, 0),
+                f"{end.value:.1%}", (end.value, 0.02 + 0.09 * number), (-3 if left else 3, 0),
                 xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8,
                 ha="right" if left else "left", color="0.35", path_effects=[HALO],
             )  # fmt: skip
@@ -178,22 +178,27 @@ def costs(ways, taken=None):
     figure, axis = plt.subplots(figsize=(WIDTH, 4.2))
     encoders = list(dict.fromkeys(way.encoder for way in ways))
     methods = list(dict.fromkeys(way.method for way in ways))
-    best = 0
+    markers, best = "os^DvPX*", 0
+    for number, encoder in enumerate(encoders):
+        axis.plot([], [], color=COLOURS[number % 10], lw=6, label=encoder)
+    for number, method in enumerate(methods):
+        axis.plot([], [], markers[number % 8], color="0.35", label=method)
     for way in sorted(ways, key=lambda way: (way.cost, -way.accuracy()[0])):
         mean, low, high = way.accuracy()
         colour, marker = COLOURS[encoders.index(way.encoder) % 10], methods.index(way.method)
-        place = way.cost * 1.04 ** (marker - len(methods) / 2)  # beside each other
-        style = {"fmt": "os^DvPX*"[marker % 8], "color": colour, "capsize": 2.5, "ms": 6}
-        axis.errorbar(place, mean, [[mean - low], [high - mean]], label=way.encoder, **style)
-        axis.plot([], [], style["fmt"], color="0.35", label=way.method)
+        place = way.cost * 1.04 ** (marker - (len(methods) - 1) / 2)
+        style = {"fmt": markers[marker % 8], "color": colour, "capsize": 2.5, "ms": 6}
+        axis.errorbar(place, mean, [[mean - low], [high - mean]], **style)
         if mean > best:  # the front goes on, on this height
-            axis.hlines(mean, place, axis.get_xlim()[1] * 1e3, color="0.6", lw=1, ls=":")
+            front = {"color": "0.6", "lw": 1, "ls": ":", "label": "the best up to this cost"}
+            axis.hlines(mean, place, axis.get_xlim()[1] * 1e3, **front)
             best = mean
         if way is taken:
             axis.plot(place, mean, "o", ms=15, mfc="none", mec="black", label="recommended")
     ends = [way.cost for way in ways]
     axis.set(xscale="log", xlim=(min(ends) / 1.6, max(ends) * 1.6), ylim=(0, 1.02))
-    axis.set(xlabel="milliseconds a picture", ylabel="top-1 accuracy")
+    axis.set_xlabel("milliseconds a picture (ways of an encoder side by side)")
+    axis.set_ylabel("top-1 accuracy")
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("{x:g}")
     axis.tick_params("x", which="both", length=0, pad=4)
@@ -303,7 +308,8 @@ def confusion_matrix(y, predicted, labels, title, most=20):
         cbar_kws={"label": "share of the true class", "format": PercentFormatter(1)},
     )  # fmt: skip
     axis.tick_params(labelsize=8)
-    axis.set(xlabel="predicted", ylabel="true")
+    some = f"true: the {most} of {len(names)} with the most errors" if len(names) > most else "true"
+    axis.set(xlabel="predicted", ylabel=some)
     return _finished(figure, title, False)
 
 
