@@ -46,7 +46,8 @@ def index_images(root):
     -------
     pandas.DataFrame
         Columns path, label, split, group (all str), sorted by label and path, never by the order
-        of the file system; ``attrs`` holds ``root`` and ``name``.
+        of the file system; ``attrs`` holds ``root``, ``name`` and ``manifest``: whether groups of
+        one name are one group in all classes, as days and cameras are, or one in each.
 
     Raises
     ------
@@ -76,7 +77,7 @@ def index_images(root):
         tell(f"Pictures of {root} tested though called val, as it has no test part", val)
         index["split"] = index.split.replace("val", "test")
     index = index.sort_values(["label", "path"], ignore_index=True)
-    index.attrs = {"root": str(folder), "name": name}
+    index.attrs = {"root": str(folder), "name": name, "manifest": root.is_file()}
     return index
 
 

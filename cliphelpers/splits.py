@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from cliphelpers.images import tell
 from cliphelpers.looks import looks
 
 _VALIDATION = 0.2  # of the training part of a random split
@@ -82,19 +83,43 @@ def by_group(index, seed=0):
     There are as many folds as the class with the fewest groups has groups (classes with one group
     do not count: theirs stays in training). So in every fold every class keeps a group for
     training. Averages over the test pictures of all folds count each picture once. Validation is
-    as in :func:`official`.
+    as in :func:`official`. Groups of a manifest that several classes share, such as days, are held
+    out as a whole by scikit-learn's StratifiedGroupKFold; a class whose groups all fall into one
+    fold stays in training.
 
     Raises
     ------
     ValueError
         No class has two groups.
+
+    Warns
+    -----
+    UserWarning
+        Classes share groups: intervals count them in each class by itself.
     """
     named = index["group"].replace("", None)
     sizes = named.groupby(index.label).nunique()
     if not (sizes > 1).any():
         raise ValueError("No class has two named groups")
-    groups = pd.factorize(named, sort=True)[0]
-    return _in_turn(index, groups, sizes[sizes > 1].min(), looks(index), seed)
+    groups, folds = pd.factorize(named, sort=True)[0], sizes[sizes > 1].min()
+    if _shared(index):
+        from sklearn.model_selection import StratifiedGroupKFold  # here, since few need it
+
+        words = "Classes share groups: these are held out as a whole, but intervals count them in"
+        warnings.warn(f"{words} each class by itself and can be too narrow", stacklevel=3)
+        several = np.flatnonzero((groups >= 0) & (index.label.map(sizes) > 1))
+        known = several, index.label.iloc[several], groups[several]
+        groups, folds = np.full(len(index), -1), StratifiedGroupKFold(int(folds))
+        for number, (_, test) in enumerate(folds.split(*known)):
+            groups[several[test]] = number
+        folds = None
+    return _in_turn(index, groups, folds, looks(index), seed)
+
+
+def _shared(index):
+    """Whether groups of a manifest go across classes."""
+    pairs = index.loc[index["group"] != "", ["label", "group"]].drop_duplicates()
+    return index.attrs.get("manifest", False) and pairs["group"].duplicated().any()
 
 
 def by_look(index, seed=0, count=5):
@@ -164,7 +189,8 @@ def make_splits(index, names, seed=0, folds=None, tested=None):
     -------
     dict of str to list of Fold
         With a warning ``random`` instead of ``official`` where no test part is stated, and
-        ``by_look`` instead of ``by_group`` where no groups are named.
+        ``by_look`` instead of ``by_group`` where no groups are named; and one of pictures that are
+        never tested.
 
     Raises
     ------
@@ -183,6 +209,8 @@ def make_splits(index, names, seed=0, folds=None, tested=None):
             missing, name = name, _STAND_INS[name]
             parts = SPLITS[name](index, seed)
             warnings.warn(f"{error}: instead of {missing} the split is {name}", stacklevel=2)
+        left = index.path.drop(index.index[test_rows(parts)]) if name != "official" else []
+        tell(f"Pictures that the split {name} tests never, as their class has no second part", left)
         made[name] = []
         for number, fold in enumerate(parts[:folds]):
             test = fold.test if tested is None else _draw_rows(index, fold.test, tested, seed)
@@ -193,15 +221,15 @@ def make_splits(index, names, seed=0, folds=None, tested=None):
 def _in_turn(index, parts, folds, found, seed):
     """Folds that test each class's parts, int (N,), in turn; -1 and a class's only part never.
 
-    The classes begin at different folds, so that the folds have about one size. Without looks
-    ``found``, validation is drawn at random.
+    The classes begin at different folds, so that the folds have about one size; without a number
+    of ``folds`` the parts are the folds. Without looks ``found``, validation is drawn at random.
     """
     turn, everything = np.full(len(index), -1), np.arange(len(index))
-    for shift, members in enumerate(index.groupby("label").indices.values()):
+    for first, members in enumerate(index.groupby("label").indices.values()):
         members = members[parts[members] >= 0]
         names, place = np.unique(parts[members], return_inverse=True)
         if len(names) > 1:
-            turn[members] = (place + shift) % folds
+            turn[members] = (place + first) % folds if folds else parts[members]
     made = []
     for number in np.unique(turn[turn >= 0]):
         test, rest = np.flatnonzero(turn == number), everything[turn != number]
@@ -216,11 +244,11 @@ def _in_turn(index, parts, folds, found, seed):
 
 def _validation(index, found, rows, seed):
     """Split training rows into (train, val): of each class a group, else a look."""
-    groups, val = index["group"].to_numpy(str), []
+    groups, val, shared = index["group"].to_numpy(str), [], _shared(index)
     for label, members in index.iloc[rows].groupby("label").indices.items():
-        own = rows[members]
+        own, where = rows[members], "" if shared else label  # so that classes draw the same
         for names in (groups[own], found[own].astype(str)):
-            several = sorted(set(names) - {""}, key=lambda name: _draw(seed, label, name))
+            several = sorted(set(names) - {""}, key=lambda name: _draw(seed, where, name))
             if len(several) > 1:
                 val.append(own[names == several[0]])
                 break
@@ -296,12 +324,12 @@ def few_shot_fold(index, fold, k, seed=0, refit=True):
     Returns
     -------
     Fold
-        With k as its ``shots``, or None where that is all that every class has.
+        With k as its ``shots``, or None where no class has more pictures in the whole index.
     """
     train = _draw_rows(index, fold.train, k, seed)
     val = _draw_rows(index, fold.val, min(k, 4), seed)
     fit = _draw_rows(index, fold.fit, k, seed) if refit else train
-    whole = len(fit) == len(fold.fit if refit else fold.train)
+    whole = k >= index.label.value_counts().max()  # the same for all folds
     return replace(fold, train=train, val=val, fit=fit, shots=None if whole else k, seed=seed)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import unicodedata
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from cliphelpers.index import index_images
 from cliphelpers.looks import group_of, looks
 from cliphelpers.splits import (
+    SPLITS,
     Fold,
     by_group,
     by_look,
@@ -199,6 +201,59 @@ def test_by_group_tests_every_group_once_and_keeps_one_for_training(random_index
     for fold in folds:
         assert set(index.label.iloc[fold.train]) == set(index.label)
         assert not set(groups[fold.test]) & set(groups[fold.fit])
+
+
+@pytest.mark.parametrize("split", ["by_group", "official"])
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_groups_that_classes_of_a_manifest_share_are_held_out_as_a_whole(painted, split, classes):
+    """Such as days: of a folder "r0" of one class is another clip than "r0" of the next."""
+    days = ["mon", "tue", "wed", "thu"]
+    index = painted(*((label, "", day, 3) for label in "abcde"[:classes] for day in days))
+    index["split"] = np.where((index["group"] == "thu") & (split == "official"), "test", "train")
+    index.attrs["manifest"] = True
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Classes share groups")
+        folds, day = SPLITS[split](index), index["group"].to_numpy()
+    tested = np.flatnonzero((day == "thu") | (split == "by_group"))
+    assert sorted(rows_of_tests(folds)) == list(tested)
+    for fold in folds:
+        parts = [set(day[rows]) for rows in (fold.train, fold.val, fold.test)]
+        assert [len(part) for part in parts] == [2, 1, 1] and len(set.union(*parts)) == 4
+    index.attrs["manifest"] = False
+    assert any(set(day[fold.test]) & set(day[fold.fit]) for fold in by_group(index))
+
+
+def test_a_class_whose_shared_groups_all_fall_into_one_fold_stays_in_training(painted):
+    index = painted(
+        *(("a", "", day, 2) for day in "123456"), *(("b", "", day, 2) for day in "123456"),
+        *(("c", "", day, 40) for day in "12"), ("d", "", "3", 2),
+    )  # fmt: skip
+    index.attrs["manifest"] = True
+    with pytest.warns(UserWarning, match="Classes share groups: .* can be too narrow"):
+        folds = by_group(index)
+    for fold in folds:
+        assert set(index.label.iloc[fold.train]) == set("abcd")
+    assert "d" not in set(index.label.iloc[rows_of_tests(folds)])
+
+
+@pytest.mark.parametrize(
+    ("split", "untested"),
+    [("by_group", 4 + 3 + 2 + 1), ("by_look", 1), ("random", 1), ("official", 0)],
+)
+def test_pictures_that_are_never_tested_are_counted(painted, split, untested):
+    index = painted(
+        ("a", "train", "r0", 3), ("a", "test", "r1", 3), ("a", "train", "", 4),
+        ("b", "train", "r0", 3), ("c", "train", "", 2), ("d", "train", "r0", 2),
+        ("d", "train", "r1", 2), ("e", "train", "r0", 1),
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make_splits(index, [split])
+    words = [str(one.message) for one in caught if "tests never" in str(one.message)]
+    assert len(words) == (untested > 0)
+    assert (
+        not words or f"the split {split} tests never" in words[0] and f": {untested}," in words[0]
+    )
 
 
 def test_by_group_needs_two_groups_of_a_class():
@@ -467,14 +522,16 @@ def test_few_shots_of_a_fold_are_those_of_its_parts(refit):
             assert np.array_equal(getattr(few, part), expected)
 
 
-def test_a_draw_that_is_all_that_every_class_has_says_no_k():
-    index = index_of(("a", "", "", 16), ("b", "", "", 8))
-    fold, *_ = random(index)  # a has 12 to learn from, 10 without validation; b 6 and 5
-    said = {k: few_shot_fold(index, fold, k).shots for k in (1, 6, 11, 12, 16)}
-    assert said == {1: 1, 6: 6, 11: 11, 12: None, 16: None}
-    said = {k: few_shot_fold(index, fold, k, refit=False).shots for k in (9, 10, 11)}
-    assert said == {9: 9, 10: None, 11: None}
-    assert few_shot_fold(index, fold, 12, seed=3).seed == 3
+@pytest.mark.parametrize("refit", [True, False])
+def test_a_draw_of_more_than_any_class_has_says_no_k_in_all_folds_alike(refit):
+    """Folds have unequal parts: were k said of some alone, they would be two questions."""
+    index = index_of(("a", "", "", 18), ("b", "", "", 8))
+    folds = random(index)
+    assert len({len(fold.fit) for fold in folds}) > 1
+    for k in range(1, 20):
+        said = {few_shot_fold(index, fold, k, refit=refit).shots for fold in folds}
+        assert said == {k if k < 18 else None}
+    assert few_shot_fold(index, folds[0], 18, seed=3).seed == 3
 
 
 def test_pictures_are_ranked_once_for_all_folds_and_ks(monkeypatch):
