@@ -214,7 +214,8 @@ def kept_elsewhere(encoder, contents):
     -------
     dict of str to float32 array, shape (D,)
         Of the Parquet files below the address in the environment variable CLIPHELPERS_FEATURES, a
-        folder or any address that pyarrow and fsspec know; nothing if it is not set.
+        folder or any address that pyarrow and fsspec know; nothing if it is not set, nor of what
+        ``extract`` does not make: baselines, fine-tuned encoders, and pictures enlarged otherwise.
 
     Raises
     ------
@@ -231,6 +232,9 @@ def kept_elsewhere(encoder, contents):
     try:
         table = dataset.dataset(files, filesystem=system, format="parquet")
     except FileNotFoundError as error:
+        other = encoder.features.partition(", ")[2] not in ("", encoder.precision)  # such as srgan
+        if not encoder.spec or encoder.tuned or other:
+            return {}
         todo = f"run `cliphelpers extract --encoder {encoder.spec}`, or unset the variable"
         words = f"CLIPHELPERS_FEATURES is {address}, which has no features of {encoder.name}"
         raise OSError(f"{words}: {todo}") from error

@@ -334,6 +334,9 @@ def encoder(file="none"):
 """
 
 
+SEEDED = "super().__init__()\n        import torch\n        torch.manual_seed(0)"
+
+
 def test_a_python_file_of_one_s_own(tmp_path, monkeypatch):
     (tmp_path / "my encoder.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
@@ -348,6 +351,38 @@ def test_a_python_file_without_an_encoder(tmp_path, text):
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(EncoderError, match="mine.py needs a function encoder.. that returns an"):
         load_encoder(f"module:{tmp_path / 'mine.py'}")
+
+
+def test_an_edited_python_file_is_another_encoder(tmp_path):
+    """What its code does, weights and layers do not tell."""
+    keys = []
+    for text in (MODULE, MODULE.replace("SCALE = 2", "SCALE = 3"), MODULE):
+        (tmp_path / "mine.py").write_text(text.replace("super().__init__()", SEEDED))
+        keys.append(load_encoder(f"module:{tmp_path / 'mine.py'}").key)
+    assert keys[0] == keys[2] != keys[1]
+
+
+@pytest.mark.parametrize(
+    ("gives", "words"),
+    [
+        (lambda x: x.mean((2, 3)) * float("nan"), "numbers that are not finite, in fp32"),
+        (lambda x: x, r"give \(B, D\) numbers, D a picture, not \(5, 3, 32, 32\)"),
+        (lambda x: x.mean((2, 3))[:3], r"D a picture, not \(3, 3\)"),
+        (lambda x: (x.mean((2, 3)),), "D a picture, not tuple"),
+        (lambda x: {"features": x}, "D a picture, not dict"),
+    ],
+)
+def test_an_encoder_that_gives_no_features_is_named(gives, words):
+    module = small().module
+    module.forward = gives
+    encoder = replace(small(), module=module)
+    with pytest.raises(EncoderError, match=f"small .*{words}"):
+        encode_batch(encoder, np.zeros((5, 32, 32, 3), np.uint8))
+
+
+def test_a_resize_that_would_leave_a_border_is_refused():
+    with pytest.raises(ValueError, match="resize 224 is less than size 384"):
+        Preprocess(384)
 
 
 def test_raw_pixels_by_hand():

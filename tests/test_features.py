@@ -27,6 +27,7 @@ from cliphelpers.encoders.preprocess import Preprocess
 from cliphelpers.features import extract_features
 from cliphelpers.images import ImageError, digests, read_image
 from cliphelpers.index import index_images
+from cliphelpers.upsampling import with_upsampling
 
 LOCK = threading.Lock()
 
@@ -374,6 +375,23 @@ def test_features_of_another_encoder_are_not_taken(encoder, index, cache, tmp_pa
     other = replace(encoder, module=Counting(seed=1), spec="timm:other")
     with pytest.raises(OSError, match="CLIPHELPERS_FEATURES is .*no features of counting: run"):
         computed(other, index, cache)
+
+
+@pytest.mark.parametrize("kind", ["a baseline", "fine-tuned", "shrunk", "lanczos"])
+def test_what_nobody_can_extract_is_computed_here(
+    encoder, index, cache, tmp_path, monkeypatch, kind
+):
+    extracted(encoder, index, tmp_path / "extracted")
+    monkeypatch.setenv("CLIPHELPERS_FEATURES", str(tmp_path / "extracted"))
+    other = replace(encoder, module=Counting(seed=1), spec="timm:other", tuned=kind == "fine-tuned")
+    if kind == "a baseline":
+        other.spec = ""
+    if kind in ("shrunk", "lanczos"):
+        way = ("lanczos",) if kind == "lanczos" else ("bicubic", 8)
+        other = with_upsampling(other, *way)
+    features, count = computed(other, index, cache)
+    assert count == len(index)
+    np.testing.assert_allclose(features, by_hand(other, index), rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------- a device's memory

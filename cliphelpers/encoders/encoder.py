@@ -55,6 +55,8 @@ class Encoder:
         The text that it was made of: see :func:`cliphelpers.encoders.load.load_encoders`.
     tuned : bool
         Whether its weights are others than those that ``spec`` names, as of a fine-tuned one.
+    source : str
+        Of a Python file of one's own its SHA-256, since weights do not tell what its code does.
 
     Raises
     ------
@@ -76,6 +78,7 @@ class Encoder:
     device: str = field(default_factory=lambda: default_device())
     spec: str = ""
     tuned: bool = False
+    source: str = ""
 
     def __post_init__(self):
         if self.precision == "auto":
@@ -90,12 +93,13 @@ class Encoder:
 
     @cached_property
     def key(self):
-        """SHA-256 of all that features depend on but the picture: weights, preprocessing and
-        precision."""
+        """SHA-256 of all that features depend on but the picture: weights, code of one's own,
+        preprocessing and precision."""
         look = {name: value for name, value in vars(self.preprocess).items() if value is not None}
         if self.preprocess.generator:
             look["generator"] = self.preprocess.generator.fingerprint
         parts = [fingerprint(self.module), self.precision, *map(str, look.items())]
+        parts += filter(None, [self.source])
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -149,6 +153,11 @@ def encode_batch(encoder, pictures):
     -------
     float32 array, shape (B, D)
         Before the projection to the joint embedding, if the encoder has one.
+
+    Raises
+    ------
+    EncoderError
+        The encoder gives something else than finite numbers of this shape.
     """
     batch = torch.as_tensor(pictures).to(encoder.device, non_blocking=True).permute(0, 3, 1, 2)
     look = encoder.preprocess
@@ -157,6 +166,13 @@ def encode_batch(encoder, pictures):
     kind = torch.device(encoder.device).type
     with torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
         features = encoder.module(batch)
+    if not torch.is_tensor(features) or features.ndim != 2 or len(features) != len(batch):
+        what = tuple(features.shape) if torch.is_tensor(features) else type(features).__name__
+        raise EncoderError(f"{encoder.name} must give (B, D) numbers, D a picture, not {what}")
+    if not features.isfinite().all():
+        raise EncoderError(
+            f"{encoder.name} gives numbers that are not finite, in {encoder.precision}"
+        )
     return features.float().contiguous().cpu().numpy()  # no view into a larger tensor
 
 

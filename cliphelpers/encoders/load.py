@@ -9,6 +9,7 @@ module:my_encoder.py                    the function encoder() of a Python file 
                                         or encoder(file) with ...@file
 """
 
+import hashlib
 import os
 import re
 import runpy
@@ -191,7 +192,7 @@ def _load_module(rest):
     made = module["encoder"](*filter(None, [file])) if "encoder" in module else None
     if not isinstance(made, Encoder):
         raise EncoderError(f"{name} needs a function encoder() that returns an Encoder")
-    return made
+    return replace(made, source=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 LOADERS = {"clip": load_clip, "openclip": load_openclip, "timm": load_timm}

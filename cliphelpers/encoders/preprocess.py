@@ -33,7 +33,7 @@ class Preprocess:
     Raises
     ------
     ValueError
-        Pillow has no such interpolation.
+        Pillow has no such interpolation, or ``resize`` is less than ``size``.
     """
 
     size: int = 224
@@ -50,6 +50,8 @@ class Preprocess:
         if self.interpolation not in known:
             words = f"Unknown interpolation {self.interpolation!r}"
             raise ValueError(f"{words}: use one of {', '.join(known)}")
+        if self.resize < self.size:
+            raise ValueError(f"resize {self.resize} is less than size {self.size}: it would be cut")
 
     def __call__(self, picture):
         """RGB picture -> uint8 array, shape (size, size, 3)."""
