@@ -30,7 +30,7 @@ from .evaluation import (
     fit_temperature,
     top_k,
 )
-from .study import Study, in_words
+from .study import Study, in_words, read_results
 from .saved import load_classifier
 from .plots import (
     RIGHT,

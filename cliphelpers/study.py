@@ -124,7 +124,7 @@ class Study:
         self.top = [k for k in top if k <= self.y.max()]
         self._groups = np.unique(group_of(index), return_inverse=True)[1]  # numbers sort faster
         self._asked, self._drawn, self._parts, self._answers, self._rows = [], {}, {}, {}, {}
-        self._specs = {}  # of encoders, by name; of those that see shrunk pictures none
+        self._specs = {}  # of the encoder of each question; of one that sees shrunk pictures none
         self._judged, self._to_save, self._saved = {}, {}, Path(tempfile.mkdtemp())
         weakref.finalize(self, shutil.rmtree, self._saved, ignore_errors=True)
 
@@ -224,13 +224,13 @@ class Study:
     def _note(self, question, arrays):
         """Add the answers on one fold; once all folds of its split are there, the rows."""
         encoder, chosen, at_edge = question.encoder, question.chosen, None
-        self._specs[encoder.name] = "" if encoder.preprocess.shrink else encoder.spec
         if len(question.classifier.candidates) > 1:
             chosen = str(arrays["chosen"])
         if chosen and question.classifier.grid:
             at_edge = float(arrays["at_edge"])
         for fold, told in zip(question.folds, arrays["predicted"], strict=True):
             where = (fold.split, encoder.name, encoder.features, question.method, fold.shots)
+            self._specs[where] = "" if encoder.preprocess.shrink else encoder.spec
             parts = self._parts.setdefault((where, fold.seed), {})
             said = (fold.test, told, arrays.get("scores"), chosen, at_edge, len(fold.fit))
             parts[fold.number] = said
@@ -441,11 +441,19 @@ class Study:
         """Yield of each question where it was put, with the encoder's text, and its answers."""
         for at, drawn in self._answers.items():
             where = dict(zip(WHERE, at, strict=False))
-            yield where | {"spec": self._specs[where["encoder"]]}, list(drawn.values())
+            yield where | {"spec": self._specs[at]}, list(drawn.values())
 
 
 def _words(chosen):
     return "; ".join(dict.fromkeys(chosen)) if chosen[0] else None
+
+
+def read_results(file):
+    """A table of results as :meth:`Study.save` has written it: DataFrame.
+
+    A data set may be called "2024" or "NA".
+    """
+    return pd.read_csv(file, dtype={"dataset": str}, keep_default_na=False, na_values=[""])
 
 
 def in_words(row):

@@ -14,7 +14,8 @@ import pytest
 from cliphelpers.answers import comparable, judge, read_answers, recommend
 from cliphelpers.classifiers import NearestMean, Ridge
 from cliphelpers.command import main
-from cliphelpers.command.report import report
+from cliphelpers.command.report import COSTS, report
+from cliphelpers.encoders.encoder import raw_pixels
 from cliphelpers.encoders.load import load_encoders
 from cliphelpers.index import index_images
 from cliphelpers.splits import make_splits
@@ -148,6 +149,51 @@ def test_answers_are_compared_picture_by_picture_whatever_the_order_of_folds(out
     np.testing.assert_allclose(way.probability[answers.rows], answers.probability, atol=1e-3)
 
 
+@pytest.mark.parametrize("change", ["a label", "a picture less"])
+def test_answers_about_other_pictures_are_not_set_beside_each_other(output, specs, fruits, change):
+    """As after a label is put right, or a bad picture deleted, and one notebook run again."""
+    index = index_images(fruits)
+    kept = index.iloc[:-1] if change == "a picture less" else index.copy()
+    kept.attrs = index.attrs
+    if change == "a label":
+        kept.loc[0, "label"] = kept.label.iloc[-1]
+    study = Study("04_linear_probe_imagenet", kept, make_splits(kept, ["random"]))
+    study.ask("ridge", Ridge([1.0]), load_encoders(specs)[0])
+    study.run()
+    study.save(output)
+    with pytest.raises(ValueError, match="04_linear_probe_imagenet.npz is of other pictures or la"):
+        report(output)
+
+
+def test_a_method_keeps_its_encoder_whatever_is_asked_after_it(output, specs, fruits):
+    """As WiSE-FT, whose encoders are of the same name and of no text, after fine-tuning."""
+    index = index_images(fruits)
+    study = Study("05_fine_tune_clip", index, make_splits(index, ["by_group"]))
+    encoder = load_encoders(specs)[0]
+    study.ask("fine-tuned ML", NearestMean(), encoder)
+    study.ask("WiSE-FT alpha=0.5", Ridge([1.0]), replace(encoder, spec=""))
+    study.run()
+    study.save(output)
+    ways, _ = read_answers(output, "tiny-fruits")
+    methods = {way.method for way in comparable(ways, judge(ways))}
+    assert "fine-tuned ML" in methods and "WiSE-FT alpha=0.5" not in methods
+
+
+@pytest.mark.parametrize("name", ["2024", "001", "1e3", "NA", "null", "True"])
+def test_a_folder_may_be_called_like_a_number_or_nothing(output, fruits, name, monkeypatch):
+    shutil.copytree(fruits, output.parent / name)
+    index = index_images(output.parent / name)
+    shutil.rmtree(output / "answers")
+    study = Study("03_linear_probe_clip", index, make_splits(index, ["random"]))
+    study.ask("ridge", Ridge([1.0]), replace(raw_pixels(2), spec="module:" + str(name)))
+    study.run()
+    study.save(output)
+    cost = dict.fromkeys(COSTS, 1.0)
+    monkeypatch.setattr("cliphelpers.command.report.cost_of", lambda spec: cost)
+    page = words(report(output).read_text(encoding="utf-8"))
+    assert f"{name}: which image encoder" in page and "2x2 raw pixels, ridge" in page
+
+
 def test_shrunk_pictures_are_no_way_to_take(output, fruits, specs):
     index = index_images(fruits)
     study = Study("07_upsampling", index, make_splits(index, ["by_group"]))
@@ -171,6 +217,35 @@ def test_the_page_is_of_the_pictures_that_were_asked_last(output, specs, draw):
     study.save(output)
     page = words(report(output).read_text(encoding="utf-8"))
     assert page.count("other: which image encoder") == 2 and "of 1 encoders (pixels 2)" in page
+
+
+def test_a_page_is_made_though_the_pictures_are_gone_or_faulty_now(output, fruits, tmp_path):
+    """Of a run whose record is not whole, too: as after the only notebook failed when run again."""
+    record = json.loads((output / "run.json").read_text())
+    folder = tmp_path / "changed"
+    for place in (folder / "a", folder / "b"):
+        place.mkdir(parents=True)
+    book = record["notebooks"]["03_linear_probe_clip"]
+    book["parameters"]["data"] = str(folder)
+    (output / "run.json").write_text(json.dumps(record))
+    page = words(report(output).read_text(encoding="utf-8"))
+    assert "has no class folder with pictures" in page
+    (output / "run.json").write_text(json.dumps(record | {"notebooks": {}}))
+    assert "is not there any more" in report(output).read_text(encoding="utf-8")
+
+
+def test_the_commands_that_repeat_a_run_keep_each_notebook_s_parameters(output):
+    record = json.loads((output / "run.json").read_text())
+    names = ["01_zero_shot", "02_k_shot", "03_linear_probe_clip"]
+    for name, seeds in zip(names, ([1], [0, 1, 2, 3, 4], [1]), strict=True):
+        record["notebooks"][name] = {
+            "parameters": {"data": "my data", "seeds": seeds},
+            "seconds": 1,
+        }
+    (output / "run.json").write_text(json.dumps(record))
+    page = words(report(output).read_text(encoding="utf-8"))
+    one = "cliphelpers run 01 03 --data &#39;my data&#39; -p seeds &#39;[1]&#39;"
+    assert one in page and "cliphelpers run 02 --data &#39;my data&#39;" in page
 
 
 def test_as_pdf(output, monkeypatch):

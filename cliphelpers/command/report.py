@@ -21,6 +21,7 @@ from cliphelpers.command.compare import RunError, read_record
 from cliphelpers.command.run import NOTEBOOKS, find_notebooks, read_defaults
 from cliphelpers.encoders.encoder import encode_batch
 from cliphelpers.encoders.load import absolute, load_encoder
+from cliphelpers.study import read_results
 
 COSTS = ["milliseconds", "parameters", "megabytes", "numbers"]
 _BATCH = 16
@@ -54,7 +55,8 @@ def report(output, pdf=False):
     record, tables = read_record(output), sorted(output.glob("results/0*[!s].csv"))
     if not tables:
         raise RunError(f"{output} has no tables of results yet: run a notebook first")
-    rows = pd.concat(map(pd.read_csv, sorted(tables, key=os.path.getmtime)))
+    tables = sorted(tables, key=os.path.getmtime)
+    rows = pd.concat(map(read_results, tables))
     rows = rows[rows.dataset == rows.dataset.iloc[-1]]  # what was run last
     ways, index = read_answers(output, rows.dataset.iloc[-1])
     split, costs = judge(ways), _costs(ways)
@@ -199,8 +201,9 @@ def _notebooks(output):
 
 def _troubles(record):
     """What ``check`` prints of the pictures, and the warnings of the run: a text."""
-    data = next(iter(record["notebooks"].values()))["parameters"].get("data", "")
-    said = [words for one in record["notebooks"].values() for words in one.get("warnings", [])]
+    runs = [*record["notebooks"].values()]
+    said = [words for one in runs for words in one.get("warnings", [])]
+    data = runs[-1]["parameters"].get("data", "") if runs else "The data of the notebooks"
     places = [Path(absolute(data, folder)) for folder in (Path(), NOTEBOOKS)]
     found = [place for place in places if place.is_absolute() and place.exists()]
     if not found:
@@ -208,18 +211,27 @@ def _troubles(record):
     printed = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
     with warnings.catch_warnings(), redirect_stdout(printed):
         warnings.simplefilter("ignore")  # the notebooks have said them
-        check(found[0])
+        try:
+            check(found[0])
+        except (OSError, ValueError) as error:  # it was changed after the run
+            print(error)
     return "\n".join([printed.buffer.getvalue().decode(), *dict.fromkeys(said)])
 
 
 def _command(notebooks):
-    """The command that repeats a run, with all parameters that are not the notebooks' own."""
-    words, given = ["cliphelpers", "run"], {}
+    """What repeats a run, with the parameters that are not the notebooks' own: a line for each
+    command that it takes."""
+    commands = {}
     for path in [path for path in find_notebooks() if path.stem in notebooks]:
-        words.append(path.stem[:2])
-        own, used = read_defaults(path), notebooks[path.stem]["parameters"]
-        given |= {name: value for name, value in used.items() if value != own.get(name)}
-    for name, value in given.items():
-        text = value if isinstance(value, str) else repr(value)
-        words += [f"--{name}", text] if name in ("data", "output") else ["-p", name, text]
-    return shlex.join(words)
+        own, given = read_defaults(path), []
+        for name, value in notebooks[path.stem]["parameters"].items():
+            text = value if isinstance(value, str) else repr(value)
+            if value != own.get(name):
+                given += [
+                    f"--{name}" if name in ("data", "output") else f"-p {name}",
+                    shlex.quote(text),
+                ]
+        commands.setdefault(" ".join(given), []).append(path.stem[:2])
+    return "\n".join(
+        f"cliphelpers run {' '.join(some)} {given}" for given, some in commands.items()
+    )
