@@ -228,6 +228,8 @@ class Logistic(_Penalised):
 
     def __init__(self, strengths, prior=None, standardize=True, rtol=1e-4):
         super().__init__(strengths)
+        if min(strengths) == 0:
+            raise ValueError("Strengths of logistic regression must be above 0")
         self.prior, self.standardize = prior, standardize and prior is None
         self.rtol = rtol
         self.device = "cuda" if torch.cuda.is_available() else "cpu"  # MPS has no float64

@@ -199,7 +199,7 @@ def _content(row, source, base):
     folder, name = posixpath.split(os.fsdecode(row["path"]))
     source, base = located(folder) if "://" in folder else (source, posixpath.join(base, folder))
     with source.open_input_file(os.fsencode(posixpath.join(base, name))) as file:
-        return file.read_at(row["size"], row["offset"]) if row.get("size") else file.read()
+        return file.read() if row.get("size") is None else file.read_at(row["size"], row["offset"])
 
 
 # ------------------------------------------------------------------------------- the work

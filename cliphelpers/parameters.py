@@ -12,6 +12,7 @@ from cliphelpers.finetuning.augmentation import AUGMENTATIONS
 from cliphelpers.index import classes, index_images, prompt_names
 from cliphelpers.progress import say_warnings
 from cliphelpers.splits import SPLITS
+from cliphelpers.upsampling import INTERPOLATIONS
 
 
 class ParameterError(ValueError):
@@ -38,28 +39,36 @@ def _template(value):
     return isinstance(value, str) and value.count("{}") == 1
 
 
+def _enlarges(value):
+    return value in INTERPOLATIONS or isinstance(value, str) and value.partition("@")[0] == "srgan"
+
+
 def _one_of(names):
     return lambda value: value in names, f"one of {', '.join(names)}"
 
 
 _COUNT = (lambda value: _whole(value) and value > 0, "a whole number from 1 on")
 _NUMBER = (_number, "a number from 0 on")
+_POSITIVE = (lambda value: _number(value) and value > 0, "a number above 0")
 _LISTS = {  # what each item of a list can be
     "encoders": (_encoder, f"a text that begins with {', '.join(LOADERS)} and a colon"),
     "splits": _one_of(list(SPLITS)),
     "seeds": (_whole, "a whole number from 0 on"),
     **dict.fromkeys(["shots", "sides"], _COUNT),
-    **dict.fromkeys(["strengths", "ridge_strengths", "alphas", "betas"], _NUMBER),
+    **dict.fromkeys(["ridge_strengths", "alphas", "betas"], _NUMBER),
+    "strengths": _POSITIVE,
     "wise_alphas": (lambda value: _number(value) and value <= 1, "a number from 0 to 1"),
-    "interpolations": (lambda value: isinstance(value, str), "the name of a way to enlarge"),
+    "interpolations": (_enlarges, f"one of {', '.join(INTERPOLATIONS)}, srgan or srgan@FILE"),
     "templates": (_template, "a text with one {} where the class name goes"),
 }
 _RULES = _LISTS | {
     "data": (_path, "a folder or CSV file that exists"),
     "names": (lambda value: value is None or _path(value), "a CSV file that exists"),
-    **dict.fromkeys(["train_shots", "tested", "folds", "epochs", "batch"], _COUNT),
-    **dict.fromkeys(["train_frames", "test_frames", "quarter", "compared"], _COUNT),
-    "rate": _NUMBER,
+    **dict.fromkeys(["train_shots", "tested", "folds", "epochs"], _COUNT),
+    **dict.fromkeys(["train_frames", "test_frames", "compared"], _COUNT),
+    "batch": (lambda value: _whole(value) and value > 1, "a whole number from 2 on"),
+    "quarter": (lambda value: _whole(value) and value > 2, "a whole number from 3 on, for SSIM"),
+    "rate": _POSITIVE,
     "augmentation": _one_of(["auto", *AUGMENTATIONS]),
     "precision": _one_of(["auto", *PRECISIONS]),
 }

@@ -32,6 +32,7 @@ from cliphelpers.upsampling import with_upsampling
 
 CARD, WEIGHTS = "card.json", "weights.safetensors"
 UNLIKE = "unlike anything seen"
+DESCRIBED = ["path", "class", "probability", "second", "cosine", "note"]
 _DATA = Path(__file__).parents[1] / "data"
 PACKAGES = ["torch", "torchvision", "timm", "clip-anytorch", "open_clip_torch"]
 _KINDS = {name: kind for name, kind in vars(classifiers).items() if hasattr(kind, "scores")}
@@ -206,8 +207,8 @@ class SavedClassifier:
         P = self._probabilities(X)
         distances = pairwise_distances_argmin_min(X, self.seen, metric="cosine")[1]
         second, first = self.classes_[np.argsort(P, axis=1, kind="stable")].T[-2:]
-        told = {"path": index.path, "class": first, "probability": P.max(1), "second": second}
-        table = pd.DataFrame(told | {"cosine": 1 - distances, "note": ""})
+        told = [index.path, first, P.max(1), second, 1 - distances, ""]
+        table = pd.DataFrame(dict(zip(DESCRIBED, told, strict=True)))
         table.loc[table.cosine < self.card["threshold"], "note"] = UNLIKE
         return table
 

@@ -36,6 +36,8 @@ def read_table(file):
     except ValueError as error:  # pandas' errors and wrong encodings are among them
         raise ValueError(f"{file} is no CSV table in UTF-8: {error}") from error
     table = table[(table != "").any(axis=1)]
+    if table.empty:
+        raise ValueError(f"{file} is empty")
     return table[1:].set_axis(table.iloc[0].str.strip().rename(None), axis=1)
 
 

@@ -12,7 +12,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from cliphelpers.encoders.encoder import EncoderError
 from cliphelpers.srgan import WEIGHTS, load_generator
 
-_INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 
 
 def upsampled(preprocess, method, shrink=None):
@@ -39,11 +39,11 @@ def upsampled(preprocess, method, shrink=None):
     EncoderError
         Unknown method, or no such weights.
     """
-    if method in _INTERPOLATIONS:
+    if method in INTERPOLATIONS:
         return replace(preprocess, interpolation=method, shrink=shrink, generator=None)
     name, _, file = method.partition("@")
     if name != "srgan":
-        known = ", ".join([*_INTERPOLATIONS, "srgan", "srgan@FILE"])
+        known = ", ".join([*INTERPOLATIONS, "srgan", "srgan@FILE"])
         raise EncoderError(f"Unknown upsampling {method!r}: use {known}")
     path = Path(file or WEIGHTS)
     generator = _shared(path, path.stat().st_mtime_ns if path.is_file() else None)
@@ -80,14 +80,14 @@ def quality(picture, original):
     Returns
     -------
     dict of str to float
-        ``PSNR (dB)`` over the three channels. ``SSIM`` with the Gaussian window of Wang et al.,
-        Image quality assessment: from error visibility to structural similarity, 2004, section
-        III.B, mean over the channels. ``sharpness``: the variance of the grey picture's Laplacian
-        (Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, 2000, section 2)
-        divided by the original's, so that 1 is as sharp, less is blurred, more is too much.
+        ``PSNR (dB)`` over the three channels, 100 at most. ``SSIM`` with the Gaussian window of
+        Wang et al., Image quality assessment: from error visibility to structural similarity, 2004,
+        section III.B, mean over the channels. ``sharpness``: the variance of the grey picture's
+        Laplacian (Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, 2000, section
+        2) divided by the original's, so that 1 is as sharp, less is blurred, more is too much.
     """
-    with np.errstate(divide="ignore"):  # equal pictures: infinite
-        psnr = peak_signal_noise_ratio(original, picture, data_range=255)
+    with np.errstate(divide="ignore"):
+        psnr = min(peak_signal_noise_ratio(original, picture, data_range=255), 100.0)
     ssim = structural_similarity(
         original, picture, data_range=255, channel_axis=2,
         gaussian_weights=True, sigma=1.5, use_sample_covariance=False,

@@ -275,6 +275,11 @@ def test_faulty_strengths(make, strengths):
         make(strengths)
 
 
+def test_logistic_regression_needs_a_penalty():
+    with pytest.raises(ValueError, match="Strengths of logistic regression must be above 0"):
+        Logistic([0.1, 0])
+
+
 @pytest.mark.parametrize("make", [Ridge, Logistic])
 def test_the_same_input_gives_the_same_bits(make, train, test):
     one, other = (make(STRENGTHS).fit(*train, 4).scores(test) for _ in range(2))

@@ -109,7 +109,10 @@ def test_without_a_checkout_there_are_no_notebooks(tmp_path, monkeypatch):
         (["04"], "There is no notebook '04': did you mean"),
         (["-p", "raet", "1"], " has 'raet': did you mean rate?"),
         (["-p", "seeds", "3"], "seeds must be a list, each a whole number from 0 on, not 3"),
-        (["-p", "rate", "fast"], "rate must be a number from 0 on: 'fast' is none"),
+        (["-p", "rate", "fast"], "rate must be a number above 0: 'fast' is none"),
+        (["-p", "output", "x"], "Say where the output goes by --output, not as a parameter"),
+        (["-p", "seeds", "{[1]}"], "seeds must be a list, each a whole number from 0 on, not '{[1"),
+        (["--data", "."], "lies in ., as if it were pictures: use --output"),
         (["-p", "data", "7"], "data must be a folder or CSV file that exists: 7 is none"),
         (["--data", "absent"], "data must be a folder or CSV file that exists: 'absent' is none"),
         (["-p", "data", ""], "data must be a folder or CSV file that exists: '' is none"),
@@ -238,6 +241,31 @@ def test_places_in_the_environment_count_from_the_current_folder(notebooks, monk
         monkeypatch.setenv("CLIPHELPERS_FEATURES", given)
         assert main(["run", "03", "--output", "out"]) == 0
         assert Path("out/told.txt").read_text() == f"{Path('kept').resolve()} {meant}"
+
+
+@pytest.mark.parametrize(
+    ("name", "encoders", "words"),
+    [
+        ("01_first", ["timm:x"], "01_first needs a CLIP (clip: or openclip:) among the encoders"),
+        ("06_sixth", ["clip:RN50"], "06_sixth needs an encoder that is no CLIP among the encoders"),
+    ],
+)
+def test_a_notebook_without_an_encoder_for_it_is_named_at_once(
+    notebooks, capsys, name, encoders, words
+):
+    write_notebook(notebooks, name)
+    assert main(["run", name[:2], "-p", "encoders", repr(encoders), "--output", "out"]) == 1
+    error = capsys.readouterr().err
+    assert words in error and "name the other notebooks" in error and not Path("out").exists()
+
+
+def test_a_word_that_is_also_a_folder_here_stays_a_word(notebooks):
+    told = "from pathlib import Path; Path(output, 'told.txt').write_text(augmentation)"
+    parameters = PARAMETERS + "augmentation = 'auto'\n"
+    write_notebook(notebooks, "03_third", told, parameters=parameters)
+    Path("photo").mkdir()
+    assert main(["run", "03", "-p", "augmentation", "photo", "--output", "out"]) == 0
+    assert Path("out/told.txt").read_text() == "photo"
 
 
 FAULTS = """\
@@ -399,17 +427,19 @@ rate = 1e-3
         ("seeds", [-1], "seeds must be a list, each a whole number from 0 on: -1 is none"),
         ("seeds", [False], "seeds must be a list, each a whole number from 0 on: False is n"),
         ("seeds", ["a"], "seeds must be a list, each a whole number from 0 on: 'a' is none"),
-        ("strengths", [0.1, -0.1], "strengths must be a list, each a number from 0 on: -0.1 is"),
-        ("strengths", ["strong"], "strengths must be a list, each a number from 0 on: 'strong' is"),
+        ("strengths", [0.1, -0.1], "strengths must be a list, each a number above 0: -0.1 is"),
+        ("strengths", [0], "strengths must be a list, each a number above 0: 0 is none"),
+        ("strengths", ["strong"], "strengths must be a list, each a number above 0: 'strong' is"),
         ("alphas", [True], "alphas must be a list, each a number from 0 on: True is none"),
         ("betas", [-3], "betas must be a list, each a number from 0 on: -3 is none"),
         ("wise_alphas", [0.5, 1.5], "wise_alphas must be a list, each a number from 0 to 1: 1.5 "),
         ("sides", [0], "sides must be a list, each a whole number from 1 on: 0 is none"),
-        ("interpolations", [2], "interpolations must be a list, each the name of a way to enlar"),
+        ("interpolations", [2], "interpolations must be a list, each one of bilinear, bicubic, la"),
+        ("interpolations", ["cubic"], "lanczos, srgan or srgan@FILE: 'cubic' is none"),
         ("epochs", 0, "epochs must be a whole number from 1 on: 0 is none"),
         ("tested", True, "tested must be a whole number from 1 on: True is none"),
-        ("batch", 0, "batch must be a whole number from 1 on: 0 is none"),
-        ("rate", -1e-3, "rate must be a number from 0 on: -0.001 is none"),
+        ("batch", 1, "batch must be a whole number from 2 on: 1 is none"),
+        ("rate", 0, "rate must be a number above 0: 0 is none"),
         ("train_shots", 0, "train_shots must be a whole number from 1 on: 0 is none"),
         ("augmentation", "turn", "augmentation must be one of auto, photo, turntable, none: 'turn"),
         ("precision", "fp16", "precision must not be fp16, in which small gradients vanish"),

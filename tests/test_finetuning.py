@@ -442,6 +442,16 @@ def test_augmented_features_are_those_of_the_pictures_that_training_sees(
     assert (probe.scores(X[lesson.val])[0].argmax(1) == y[lesson.val]).mean() > 0.3
 
 
+def test_a_class_of_one_training_picture_leaves_none_to_choose_on(start, index, fold):
+    """Then there is nothing to read of them, and the last epoch and first candidate are taken."""
+    first = fold.train[np.unique(targets(index)[fold.train], return_index=True)[1]]
+    one = replace(start, fold=replace(fold, train=first, val=first[:0], fit=first))
+    X, y, lesson = augmented_features(one)
+    assert len(X) == one.recipe.epochs * len(first) == len(y) and not len(lesson.val)
+    assert len(fit_chosen(Ridge([0.1, 1.0]), X, y, lesson).heads_) == 1
+    assert tune(one).curves.chosen.iloc[0] == one.recipe.epochs
+
+
 def test_pictures_that_are_too_many_to_keep_are_decoded_again(start, whole, fold, monkeypatch):
     read, decode = [], training.read_image
 

@@ -352,6 +352,14 @@ def test_predict_writes_a_row_for_each_picture_of_files_folders_and_lists(
     assert main(["predict", str(folder), *places, "--output", str(tmp_path / "out.csv")]) == 0
     again = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
     pd.testing.assert_frame_equal(again, table)
+    monkeypatch.setattr(
+        "cliphelpers.command.predict.AT_ONCE", 1
+    )  # the first block has bad ones only
+    assert main(["predict", str(folder), *places]) == 0
+    again = pd.read_csv(StringIO(capsys.readouterr().out), keep_default_na=False)
+    assert list(again.columns) == names
+    words = ["path", "class", "second", "note"]  # numbers round otherwise in other batches
+    pd.testing.assert_frame_equal(again[words], table[words])
 
 
 @pytest.mark.parametrize("content", ["label\nx\n", "path,file\na,b\n"])

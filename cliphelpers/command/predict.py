@@ -7,7 +7,7 @@ import pandas as pd
 from cliphelpers.features import AT_ONCE
 from cliphelpers.images import ImageError, check_images, find_images
 from cliphelpers.progress import progress, say_warnings
-from cliphelpers.saved import load_classifier
+from cliphelpers.saved import DESCRIBED, load_classifier
 from cliphelpers.tables import listed_paths
 
 
@@ -61,4 +61,4 @@ def _describe(classifier, paths):
         good = [path for path, width in zip(seen.path, seen.width, strict=True) if width]
         told = [classifier.describe(good)] if good else []
         every = pd.concat([*told, bad[["path", "note"]]]).drop_duplicates("path").set_index("path")
-        return every.loc[paths].reset_index()
+        return every.loc[paths].reset_index().reindex(columns=DESCRIBED)

@@ -22,6 +22,8 @@ from cliphelpers.command.compare import RunError, read_record
 from cliphelpers.progress import WARNING
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+_PATHS = {"data", "names", "encoders", "interpolations"}  # parameters that can name files
+_CLIP = dict.fromkeys(["01", "02", "03", "05"], True) | {"06": False}  # what a notebook cannot lack
 
 
 def run(names=(), parameters=None, output="output"):
@@ -45,21 +47,27 @@ def run(names=(), parameters=None, output="output"):
     Raises
     ------
     RunError
-        Before anything runs: an unknown notebook or parameter, an unreadable ``run.json``. Later:
-        a cell failed; what was done is kept.
+        Before anything runs: an unknown notebook or parameter, no encoder for a notebook, an
+        output among the pictures, an unreadable ``run.json``. Later: a cell failed; what was done
+        is kept.
     ParameterError
         Before anything runs: an impossible value.
     """
     defaults = {path: read_defaults(path) for path in find_notebooks(names)}
+    if "output" in (parameters or {}):
+        raise RunError("Say where the output goes by --output, not as a parameter")
     typed = (parameters or {}) | {"output": str(Path(output))}
-    output = Path(output).resolve()
+    output, data = Path(output).resolve(), str(typed.get("data", ""))
+    if data and os.path.isdir(data) and output.is_relative_to(Path(data).resolve()):
+        raise RunError(f"The output {output} lies in {data}, as if it were pictures: use --output")
     _check_names(typed, defaults)
     for name in ("CLIPHELPERS_CACHE", "CLIPHELPERS_FEATURES"):  # notebooks are in another folder
         if (place := os.environ.get(name)) and "://" not in place:
             os.environ[name] = os.path.abspath(place)
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")  # of the kernels: see memory.py
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # notebooks need torch's gigabyte
-        prepared = apart.submit(_prepare, typed, list(defaults.values()), NOTEBOOKS)
+        own = {path.stem: own for path, own in defaults.items()}
+        prepared = apart.submit(_prepare, typed, own, NOTEBOOKS)
         given, environment, auto = prepared.result()
     given["output"] = str(output)
     earlier = read_record(output)["notebooks"] if (output / "run.json").exists() else {}
@@ -100,7 +108,7 @@ def parse_value(text):
     """A parameter's value from the command line: a Python literal, else the text itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         return text
 
 
@@ -127,12 +135,18 @@ def _prepare(typed, defaults, folder):
     import torch  # here, since all of this is imported in a process of its own
 
     from cliphelpers.encoders.encoder import auto_precision, default_device
-    from cliphelpers.encoders.load import absolute
+    from cliphelpers.encoders.load import absolute, is_clip
     from cliphelpers.parameters import check_parameters
 
-    for own in defaults:
-        check_parameters({n: typed.get(n, absolute(own[n], folder)) for n in own})
-    given = {name: absolute(value, Path()) for name, value in typed.items()}
+    for stem, own in defaults.items():
+        paths = {name: absolute(own[name], folder) for name in _PATHS & set(own)}
+        check_parameters(own | paths | {n: value for n, value in typed.items() if n in own})
+        kinds, needed = map(is_clip, typed.get("encoders", [])), _CLIP.get(stem[:2])
+        if needed in (True, False) and "encoders" in typed and needed not in kinds:
+            what = "a CLIP (clip: or openclip:)" if needed else "an encoder that is no CLIP"
+            words = f"{stem} needs {what} among the encoders {typed['encoders']}"
+            raise RunError(f"{words}: add one, or name the other notebooks")
+    given = typed | {name: absolute(typed[name], Path()) for name in _PATHS & set(typed)}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return given, _environment(folder, gpu), auto_precision(default_device())
 

@@ -231,7 +231,9 @@ def augmented_features(training):
         return {"X": np.concatenate(X), "rows": np.concatenate(rows)}
 
     arrays, val = kept("augmented", _parts(training), compute), training.fold.val
-    X = extract_features(training.encoder, training.index, val)[val]
+    X = arrays["X"][:0]
+    if len(val):
+        X = extract_features(training.encoder, training.index, val)[val]
     y = targets(training.index)[np.concatenate([val, arrays["rows"]])]
     train = np.arange(len(val), len(y))
     fold = replace(training.fold, train=train, val=np.arange(len(val)), test=train[:0], fit=train)
