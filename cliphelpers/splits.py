@@ -210,7 +210,8 @@ def make_splits(index, names, seed=0, folds=None, tested=None):
             parts = SPLITS[name](index, seed)
             warnings.warn(f"{error}: instead of {missing} the split is {name}", stacklevel=2)
         left = index.path.drop(index.index[test_rows(parts)]) if name != "official" else []
-        tell(f"Pictures that the split {name} tests never, as their class has no second part", left)
+        words = "of no named group or the only part of their class"
+        tell(f"Pictures that the split {name} never tests, {words}", left)
         made[name] = []
         for number, fold in enumerate(parts[:folds]):
             test = fold.test if tested is None else _draw_rows(index, fold.test, tested, seed)

@@ -188,7 +188,7 @@ def test_there_is_a_split_for_any_index_with_two_pictures_of_a_class_that_differ
     for name, folds in made.items():
         tested = sum(len(fold.test) for fold in folds)
         said = {
-            str(one.message) for one in caught if f"split {name} tests never" in str(one.message)
+            str(one.message) for one in caught if f"split {name} never tests" in str(one.message)
         }
         assert tested and len(said) == (name != "official" and tested < len(index))
         assert all(f": {len(index) - tested}, such as" in one for one in said)

@@ -249,10 +249,10 @@ def test_pictures_that_are_never_tested_are_counted(painted, split, untested):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         make_splits(index, [split])
-    words = [str(one.message) for one in caught if "tests never" in str(one.message)]
+    words = [str(one.message) for one in caught if "never tests" in str(one.message)]
     assert len(words) == (untested > 0)
     assert (
-        not words or f"the split {split} tests never" in words[0] and f": {untested}," in words[0]
+        not words or f"the split {split} never tests" in words[0] and f": {untested}," in words[0]
     )
 
 
