@@ -96,6 +96,21 @@ def test_the_table_has_every_encoder_and_split_as_results_do(output):
     assert (costs.milliseconds > 0).all() and (costs.parameters == 0).all()
 
 
+def test_a_slow_moment_of_the_machine_is_no_cost_of_an_encoder(output, specs, monkeypatch):
+    asked = []
+
+    def slow_at_times(spec):
+        asked.append(spec)
+        seconds = {1: 50.0, 4: 70.0}.get(len(asked), 2.0 + specs.index(spec))
+        return dict(zip(COSTS, (seconds, 1.0, 2.0, 3), strict=True))
+
+    monkeypatch.setattr("cliphelpers.command.report.cost_of", slow_at_times)
+    report(output)
+    costs = pd.read_csv(output / "results" / "costs.csv").set_index("encoder")
+    assert costs.milliseconds.to_dict() == {"pixels 2": 2, "pixels 6": 3}
+    assert asked == specs * 3  # in turn
+
+
 def test_predictions_are_the_answers_of_each_test_picture(output):
     report(output)
     table = pd.read_csv(output / "results" / "predictions.csv")

@@ -24,7 +24,7 @@ from cliphelpers.encoders.load import absolute, load_encoder
 from cliphelpers.study import read_results
 
 COSTS = ["milliseconds", "parameters", "megabytes", "numbers"]
-_BATCH = 16
+_BATCH, _ROUNDS = 16, 3  # encoders are timed in turn, since a machine has slow moments
 
 
 def report(output, pdf=False):
@@ -126,8 +126,11 @@ def _changes(rows):
 def _costs(ways):
     """What each encoder costs on this device: a row each."""
     specs = {way.encoder: way.spec for way in ways if way.spec}
-    costs = [{"encoder": name} | cost_of(spec) for name, spec in specs.items()]
-    return pd.DataFrame(costs, columns=["encoder", *COSTS])
+    rounds = [
+        cost_of(spec) | {"encoder": name} for _ in range(_ROUNDS) for name, spec in specs.items()
+    ]
+    costs = pd.DataFrame(rounds, columns=["encoder", *COSTS])
+    return costs.groupby("encoder", sort=False, as_index=False).min()
 
 
 def cost_of(spec):
@@ -226,12 +229,8 @@ def _command(notebooks):
         own, given = read_defaults(path), []
         for name, value in notebooks[path.stem]["parameters"].items():
             text = value if isinstance(value, str) else repr(value)
-            if value != own.get(name):
-                given += [
-                    f"--{name}" if name in ("data", "output") else f"-p {name}",
-                    shlex.quote(text),
-                ]
-        commands.setdefault(" ".join(given), []).append(path.stem[:2])
-    return "\n".join(
-        f"cliphelpers run {' '.join(some)} {given}" for given, some in commands.items()
-    )
+            option = [f"--{name}"] if name in ("data", "output") else ["-p", name]
+            given += [*option, text] if value != own.get(name) else []
+        commands.setdefault(shlex.join(given), []).append(path.stem[:2])
+    lines = [f"cliphelpers run {' '.join(some)} {given}" for given, some in commands.items()]
+    return "\n".join(lines)

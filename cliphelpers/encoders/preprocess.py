@@ -51,7 +51,8 @@ class Preprocess:
             words = f"Unknown interpolation {self.interpolation!r}"
             raise ValueError(f"{words}: use one of {', '.join(known)}")
         if self.resize < self.size:
-            raise ValueError(f"resize {self.resize} is less than size {self.size}: it would be cut")
+            words = f"resize {self.resize} is less than size {self.size}"
+            raise ValueError(f"{words}: the picture would get a black border")
 
     def __call__(self, picture):
         """RGB picture -> uint8 array, shape (size, size, 3)."""
