@@ -389,6 +389,7 @@ def test_manifest_of_two_columns_with_an_absolute_path_and_labels_that_look_like
     ("text", "message"),
     [
         ("", "pets.csv is no CSV table"),
+        (",,\n,,\n", "pets.csv is empty"),
         ("path,label\na.png,cat\nc.png,dog,3,4\n", "pets.csv is no CSV table"),
         ("path,label\n", "pets.csv lists no pictures"),
         ("what,which\na.png,cat\n", "has no column label and path"),
@@ -603,6 +604,7 @@ def test_the_project_s_own_table_is_for_any_data(tmp_path):
         ("label,name\nfig,figs\nfig,fig tree\n", "has no name, or more than one, for 'fig'"),
         ("label,name\nfig,figs\nplum,a,b\n", "names.csv is no CSV table .* in line 3, saw 3"),
         ("", "names.csv is no CSV table in UTF-8"),
+        (";\n;\n", "names.csv is empty"),
         ("label,name\nfig,Früchte\n".encode("latin-1"), "names.csv is no CSV table in UTF-8"),
         ("label,name\nfig,Früchte\n".encode("utf-16"), "names.csv is no CSV table in UTF-8"),
         ("label,name\nкот,cat\n".encode("cp1251"), "names.csv is no CSV table in UTF-8"),
