@@ -316,7 +316,7 @@ def test_a_second_run_keeps_the_record_of_what_did_not_run_again(
     """The first was of an older version, which told when and by which commit of all at once."""
     parameters = PARAMETERS + 'names = "words.csv"\ntemplates = ["{}"]\nprecision = "auto"\n'
     monkeypatch.setattr("cliphelpers.encoders.encoder.auto_precision", lambda device: "bf16")
-    write_notebook(notebooks, "04_ratio", "1 / rate", parameters=parameters)
+    write_notebook(notebooks, "04_ratio", "1 / (rate - 0.25)", parameters=parameters)
     old = {"started": "2026-01-02", "commit": "abc", "python": "3.0", "peak_memory_gib": 1}
     old |= {"versions": {"torch": "1.0"}, "hardware": {"cores": 99}}
     one = {"parameters": {"seeds": [7]}, "seconds": 1.5}
@@ -345,7 +345,7 @@ def test_a_second_run_keeps_the_record_of_what_did_not_run_again(
     assert (ratio["parameters"]["precision"], ratio["precision"]) == ("auto", "bf16")
 
     second = commit(notebooks)
-    made = record("0.0", 1)  # it fails, so what it said the first time is no more true
+    made = record("0.25", 1)  # it fails, so what it said the first time is no more true
     assert made["notebooks"] == {"01_first": kept} and made["commit"] == second != first
 
 
@@ -365,7 +365,8 @@ print("no warning", file=sys.stderr)"""
     again = "import sys\nprint('Warning: It will change\\nWarning: new', file=sys.stderr)"
     write_notebook(notebooks, "01_first", noisy)
     write_notebook(notebooks, "02_faulty", again)
-    assert main(["run", "01", "02", "-p", "data", ".", "--output", "out"]) == 0
+    Path("pictures").mkdir()
+    assert main(["run", "01", "02", "-p", "data", "pictures", "--output", "out"]) == 0
     error = capsys.readouterr().err
     for line in [*words, "From a thread: 中文", "new"]:
         assert error.count(f"Warning: {line}\n") == 1
