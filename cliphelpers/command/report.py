@@ -55,8 +55,7 @@ def report(output, pdf=False):
     record, tables = read_record(output), sorted(output.glob("results/0*[!s].csv"))
     if not tables:
         raise RunError(f"{output} has no tables of results yet: run a notebook first")
-    tables = sorted(tables, key=os.path.getmtime)
-    rows = pd.concat(map(read_results, tables))
+    rows = pd.concat(map(read_results, sorted(tables, key=os.path.getmtime)))
     rows = rows[rows.dataset == rows.dataset.iloc[-1]]  # what was run last
     ways, index = read_answers(output, rows.dataset.iloc[-1])
     split, costs = judge(ways), _costs(ways)

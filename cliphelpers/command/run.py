@@ -141,9 +141,9 @@ def _prepare(typed, defaults, folder):
     for stem, own in defaults.items():
         paths = {name: absolute(own[name], folder) for name in _PATHS & set(own)}
         check_parameters(own | paths | {n: value for n, value in typed.items() if n in own})
-        kinds, needed = map(is_clip, typed.get("encoders", [])), _CLIP.get(stem[:2])
-        if needed in (True, False) and "encoders" in typed and needed not in kinds:
-            what = "a CLIP (clip: or openclip:)" if needed else "an encoder that is no CLIP"
+        kinds, clip = map(is_clip, typed.get("encoders", [])), _CLIP.get(stem[:2])
+        if "encoders" in typed and clip is not None and clip not in kinds:
+            what = "a CLIP (clip: or openclip:)" if clip else "an encoder that is no CLIP"
             words = f"{stem} needs {what} among the encoders {typed['encoders']}"
             raise RunError(f"{words}: add one, or name the other notebooks")
     given = typed | {name: absolute(typed[name], Path()) for name in _PATHS & set(typed)}
