@@ -4,8 +4,10 @@ Machines beside this one are those of a Ray cluster.
 """
 
 import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import joblib
 from threadpoolctl import threadpool_limits
@@ -51,16 +53,17 @@ def join_cluster(address=None):
 
     Raises
     ------
-    ValueError
-        It is no address.
     RuntimeError
-        Nobody answers there.
+        It is no address, nobody answers there, or Ray cannot be started.
     """
     import ray  # here: few have it
 
+    where = address or os.environ.get("RAY_ADDRESS", "here")
     try:
+        if ":" in where and not ray.is_initialized():  # Ray itself tries for minutes
+            there = urlsplit(where if "//" in where else f"//{where}")
+            socket.create_connection((there.hostname, there.port), timeout=10).close()
         ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level="error")
-    except ConnectionError as error:
-        where = address or os.environ.get("RAY_ADDRESS", "here")
-        why = str(error).strip().splitlines()[-1]  # before it stands the server's traceback
+    except Exception as error:  # Ray raises that itself, where a machine is slow to start
+        why = (str(error).strip() or repr(error)).splitlines()[-1]  # the last of a traceback
         raise RuntimeError(f"The Ray cluster {where} cannot be used: {why}") from error

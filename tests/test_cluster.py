@@ -240,8 +240,6 @@ command.main(sys.argv[1:])
 OUTSIDE = """
 import os, sys
 from cliphelpers.command import main
-os.environ["RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S"] = "1"
-os.environ["RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S"] = "1"
 *job, address = sys.argv[1:]
 nobody = main([*job, "ray://127.0.0.1:1"])
 done = main([*job, address])
@@ -420,11 +418,30 @@ def test_a_cluster_that_cannot_be_used_is_named(told, why, monkeypatch):
         raise ConnectionAbortedError(told)
 
     monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setenv("RAY_ADDRESS", "ray://head:1")
-    for address, named in ((None, "ray://head:1"), ("ray://other:2", "ray://other:2")):
-        with pytest.raises(RuntimeError) as error:
-            join_cluster(address)
-        assert str(error.value) == f"The Ray cluster {named} cannot be used: {why}"
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        here = f"127.0.0.1:{there.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", f"ray://{here}")
+        for address, named in ((None, f"ray://{here}"), (here, here)):
+            with pytest.raises(RuntimeError) as error:
+                join_cluster(address)
+            assert str(error.value) == f"The Ray cluster {named} cannot be used: {why}"
+
+
+NOBODY = {
+    "ray://127.0.0.1:1": "Errno", "127.0.0.1:1": "Errno", "[::1]:1": "Errno",
+    "ray://no.invalid:1": "Errno", "ray://head:port": "'port'", "head": "Invalid address",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("address", "why"), NOBODY.items())
+def test_an_address_where_nobody_answers_is_told_at_once(address, why, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # as in a process of its own
+    if why != "Invalid address":
+        monkeypatch.setattr(ray, "init", None)  # it would try for minutes
+    with pytest.raises(RuntimeError) as error:
+        join_cluster(address)
+    start = f"The Ray cluster {address} cannot be used: "
+    assert str(error.value).startswith(start) and why in str(error.value)
 
 
 def test_nothing_there_is_one_sentence(tmp_path, clip_vit, capsys):
