@@ -278,6 +278,7 @@ def _descend(W, strength, rtol, Z, offset, right, variances):
     scale = ((p * (1 - p)).mean(1)[:, None] * variances + strength).rsqrt()
     nothing = -torch.log_softmax(offset, dim=0).gather(0, y[None]).double().mean().item()
     units, last = scale.double().cpu().numpy(), np.zeros(W.size)
+    least = torch.finfo(Z.dtype).eps * nothing  # where features say nothing there is no gain
 
     def loss_and_gradient(flat):
         W = torch.from_numpy(flat).to(Z).view(scale.shape) * scale
@@ -290,7 +291,7 @@ def _descend(W, strength, rtol, Z, offset, right, variances):
         return loss.item(), last.copy()
 
     def near(loss):
-        return last @ last / 2 <= rtol / 30 * min(loss, nothing - loss)
+        return last @ last / 2 <= rtol / 30 * max(min(loss, nothing - loss), least)
 
     def stop(intermediate_result):
         if near(intermediate_result.fun):

@@ -7,6 +7,7 @@ from scipy import optimize, special, stats
 from cliphelpers.index import classes, targets
 
 LEVEL = 0.95
+_ROUNDING = 1e-20  # a variance below it is none
 
 
 def top_k(scores, y, k=1):
@@ -60,7 +61,7 @@ def interval(values, classes, groups, level=LEVEL):
     variance, units, freedom = _between_groups(each, classes, groups)
     if kind == "i":
         variance = max(variance, 1 / (units + 2) ** 2)
-    if len(seeds) > 1 and (drawn := seeds.mean(1).var(ddof=1) / len(seeds)):
+    if len(seeds) > 1 and (drawn := seeds.mean(1).var(ddof=1) / len(seeds)) > _ROUNDING:
         parts = variance**2 / freedom + drawn**2 / (len(seeds) - 1)  # Satterthwaite
         variance, freedom = variance + drawn, (variance + drawn) ** 2 / parts
     tail = (1 - level) / 2
@@ -93,7 +94,7 @@ def _between_groups(values, classes, groups):
     factors = np.where(several, members / np.maximum(members - 1, 1), 0)
     variance = (factors[class_of] * totals**2).sum()
     variance *= (shares**2).sum() / (shares**2)[several[class_of]].sum() if units > 1 else 1
-    return variance, units, max((members - 1).sum(), 1)
+    return variance * (variance > _ROUNDING), units, max((members - 1).sum(), 1)
 
 
 def holm(p):

@@ -63,11 +63,15 @@ def extract_features(encoder, index, rows=None, cache=None, batch=None):
         A picture cannot be read; the message names it. What was computed before is kept.
     EncoderError
         A GPU's memory does not hold the encoder and one picture.
+    ValueError
+        There are no pictures.
     OSError
         Features cannot be kept, as on a full disk.
     """
     file = Path(cache or cache_folder()) / "features" / f"{kept_name(encoder)}.sqlite"
     paths = list(index.path if rows is None else index.path.iloc[rows])
+    if not paths:
+        raise ValueError("There are no pictures to take features of")
     contents = digests(paths)
     pictures = dict(zip(contents, paths, strict=True))
     known = _read(file, pictures)

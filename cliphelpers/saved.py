@@ -199,15 +199,18 @@ class SavedClassifier:
         Returns
         -------
         DataFrame
-            Columns path, class, probability, second (the second class), cosine (to the nearest
-            picture that it was learnt from) and note: "unlike anything seen", or "".
+            Columns path, class, probability, second (the second class, "" where several are
+            equally likely), cosine (to the nearest picture that it was learnt from) and note:
+            "unlike anything seen", or "".
         """
         index = _index(pictures)
         X = extract_features(self.encoder, index)
         P = self._probabilities(X)
         distances = pairwise_distances_argmin_min(X, self.seen, metric="cosine")[1]
-        second, first = self.classes_[np.argsort(P, axis=1, kind="stable")].T[-2:]
-        told = [index.path, first, P.max(1), second, 1 - distances, ""]
+        order = np.argsort(-P, axis=1, kind="stable")[:, :3]  # of equals the first, as predict
+        ranked, (first, second) = np.take_along_axis(P, order, 1), self.classes_[order[:, :2]].T
+        second = np.where(ranked[:, 1] == ranked[:, 2:].max(1, initial=-1), "", second)
+        told = [index.path, first, ranked[:, 0], second, 1 - distances, ""]
         table = pd.DataFrame(dict(zip(DESCRIBED, told, strict=True)))
         table.loc[table.cosine < self.card["threshold"], "note"] = UNLIKE
         return table

@@ -271,7 +271,10 @@ class Study:
         asked, fold = (question.classifier, question.encoder), question.folds[0]
         rows = fold.fit if fold.shots or question.encoder.tuned else np.arange(len(self.y))
         told, row = self._answers[where][seed], self._rows[("top-1", *where, seed)]
-        folder = self._saved / re.sub(r"[^\w=.]+", "-", " ".join([question.method, *where[1:3]]))
+        names = [_folder(name) for name in self._judged]  # two encoders' can be the same
+        place = list(self._judged).index(where[1:4])
+        again = names[:place].count(names[place])
+        folder = self._saved / (names[place] + (f"-{again + 1}" if again else ""))
         save_classifier(folder, *asked, self.index, self.words, rows, told, row)
 
     def answers(self, **where):
@@ -442,6 +445,12 @@ class Study:
         for at, drawn in self._answers.items():
             where = dict(zip(WHERE, at, strict=False))
             yield where | {"spec": self._specs[at]}, list(drawn.values())
+
+
+def _folder(name):
+    """What the folder of a classifier is called."""
+    encoder, features, method = name
+    return re.sub(r"[^\w=.]+", "-", f"{method} {encoder} {features}")
 
 
 def _words(chosen):

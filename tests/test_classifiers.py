@@ -202,6 +202,12 @@ def test_a_minimum_that_is_not_reached_is_said(train, strength):
     Logistic([strength]).fit(*train, 4)  # without a word
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0, 1e4])
+def test_features_that_say_nothing_have_their_minimum_at_once(value):
+    ours = Logistic(STRENGTHS).fit(np.full((12, 5), value, np.float32), np.arange(12) % 3, 3)
+    assert all(np.abs(coef).max() < 1e-6 for coef, _ in ours.heads_)  # and no warning
+
+
 def blas_threads():
     return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
 

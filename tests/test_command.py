@@ -182,7 +182,8 @@ def test_values_are_literals_or_texts(text, value):
 # ------------------------------------------------------------------------------- a tiny run
 
 
-def test_a_run_and_its_failure(notebooks, tmp_path, capsys):
+def test_a_run_and_its_failure(notebooks, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cliphelpers.encoders.load.load_encoders", lambda *_, **__: [])
     (tmp_path / "my data").mkdir()
     (tmp_path / "RN50").mkdir()  # such as an earlier --output
     for name in ("w.pt", "e.py"):
@@ -216,6 +217,7 @@ def test_a_run_and_its_failure(notebooks, tmp_path, capsys):
     assert list(record["notebooks"]) == ["01_first"]
     parameters = record["notebooks"]["01_first"]["parameters"]
     assert (parameters["data"], parameters["seeds"]) == ("my data", [0])
+    assert record["notebooks"]["01_first"]["pictures"] == str(tmp_path / "my data")
     assert 0 < record["notebooks"]["01_first"]["seconds"] < 60
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     assert own + 0.5 < record["peak_memory_gib"] < own + 30
@@ -257,6 +259,30 @@ def test_a_notebook_without_an_encoder_for_it_is_named_at_once(
     assert main(["run", name[:2], "-p", "encoders", repr(encoders), "--output", "out"]) == 1
     error = capsys.readouterr().err
     assert words in error and "name the other notebooks" in error and not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("encoders", ["clip:CLIP", "timm:resnet18@gone.pt"], "There is no file gone.pt"),
+        ("encoders", ["clip:w.pt"], "w.pt holds no state dict, or is damaged"),
+        ("encoders", ["clip:CLIP", "timm:resnet999"], "timm has no model 'resnet999'"),
+        ("encoders", ["clip:CLIP", "module:e.py"], "e.py needs a function encoder()"),
+        ("encoders", 2 * ["clip:CLIP"], "The same encoder twice"),
+        ("interpolations", ["bicubic", "srgan@gone.pt"], "There is no file gone.pt"),
+        ("interpolations", ["srgan@w.pt"], "w.pt holds no state dict, or is damaged"),
+    ],
+)
+def test_what_cannot_be_made_is_told_before_anything_runs(
+    notebooks, tmp_path, capsys, clip_vit, name, values, words
+):
+    more = f"{PARAMETERS}interpolations = ['bicubic']\n"
+    write_notebook(notebooks, "04_fourth", SAVE.format(name="fourth"), parameters=more)
+    for file in ("w.pt", "e.py"):
+        (tmp_path / file).touch()
+    given = repr(values).replace("CLIP", str(clip_vit))
+    assert main(["run", "01", "04", "-p", name, given, "--output", "out"]) == 1
+    assert words in capsys.readouterr().err and not Path("out").exists()
 
 
 def test_a_word_that_is_also_a_folder_here_stays_a_word(notebooks):
@@ -606,8 +632,16 @@ def test_compare_names_what_is_no_run(two_runs, tmp_path, capsys):
     assert (
         "one/results/03_x.csv is no table of results: it has no column" in capsys.readouterr().err
     )
-    assert main(["compare", "one", "one"]) == 1
-    assert "A run is given twice" in capsys.readouterr().err
+    for again in ("one", "./one", "other/../one"):
+        assert main(["compare", "one", again]) == 1
+        assert "A run is given twice" in capsys.readouterr().err
+
+
+def test_compare_keeps_the_column_of_a_run_called_spread(two_runs, capsys):
+    os.rename("other", "spread")
+    assert main(["compare", "one", "spread"]) == 1
+    assert "A column is called spread: give the run as ./spread" in capsys.readouterr().err
+    assert main(["compare", "one", "./spread"]) == 0
 
 
 @pytest.mark.parametrize("text", FAULTY)

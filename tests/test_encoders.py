@@ -34,7 +34,7 @@ from cliphelpers.encoders.encoder import (
     raw_pixels,
     to_joint,
 )
-from cliphelpers.encoders.load import is_clip, load_clips, load_encoder, load_encoders
+from cliphelpers.encoders.load import absolute, is_clip, load_clips, load_encoder, load_encoders
 from cliphelpers.encoders.preprocess import Preprocess
 from cliphelpers.images import read_image
 
@@ -332,6 +332,18 @@ def encoder(file="none"):
     assert Path(__file__).is_absolute()
     return Encoder(f"mine of {file}", Mine(), Preprocess(16, 16))
 """
+
+
+@pytest.mark.parametrize("kind", ["clip:", "timm:x@", "module:", "module:my@e.py@", "srgan@", ""])
+@pytest.mark.parametrize("file", ["w.pt", "we@k/m.pt"])
+def test_a_file_s_name_may_have_an_at_sign(tmp_path, kind, file):
+    for path in (tmp_path / file, tmp_path / "my@e.py"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    if kind == "module:my@e.py@":  # the first @ ends the name, for the loader, too
+        assert absolute(f"{kind}{file}", tmp_path) == f"{kind}{file}"
+    else:
+        assert absolute(f"{kind}{file}", tmp_path) == f"{kind}{tmp_path / file}"
 
 
 SEEDED = "super().__init__()\n        import torch\n        torch.manual_seed(0)"

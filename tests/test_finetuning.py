@@ -493,6 +493,16 @@ def test_a_second_run_trains_nothing_and_any_change_trains_anew(start, fold, cac
             fine_tune([replace(start, **change)])
 
 
+def test_before_and_behind_the_projection_are_two_trainings(start):
+    behind = replace(
+        start, head=None, recipe=replace(SLOW, epochs=1), fold=replace(start.fold, val=NONE)
+    )
+    before = replace(behind, encoder=replace(start.encoder, joint=False))
+    for one, moves in ((behind, True), (before, False), (behind, True)):
+        projection, first = tune(one).encoder.projection.weight, start.encoder.projection.weight
+        assert torch.equal(projection, first) != moves
+
+
 def test_side_by_side_is_the_same_as_one_after_the_other(start, fold, whole):
     trainings = [replace(start, fold=replace(fold, seed=1)), start]
     torch.rand(3)  # the state of torch's own random numbers does not matter

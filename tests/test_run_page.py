@@ -99,7 +99,7 @@ def test_the_table_has_every_encoder_and_split_as_results_do(output):
 def test_a_slow_moment_of_the_machine_is_no_cost_of_an_encoder(output, specs, monkeypatch):
     asked = []
 
-    def slow_at_times(spec):
+    def slow_at_times(spec, precision):
         asked.append(spec)
         seconds = {1: 50.0, 4: 70.0}.get(len(asked), 2.0 + specs.index(spec))
         return dict(zip(COSTS, (seconds, 1.0, 2.0, 3), strict=True))
@@ -109,6 +109,24 @@ def test_a_slow_moment_of_the_machine_is_no_cost_of_an_encoder(output, specs, mo
     costs = pd.read_csv(output / "results" / "costs.csv").set_index("encoder")
     assert costs.milliseconds.to_dict() == {"pixels 2": 2, "pixels 6": 3}
     assert asked == specs * 3  # in turn
+
+
+def test_costs_are_of_the_precision_that_was_asked(output, fruits, monkeypatch):
+    index, asked = index_images(fruits), []
+    study = Study("03_linear_probe_clip", index, make_splits(index, ["official"]))
+    for side, features in ((2, "pixels, bf16"), (3, "joint, fp16, bicubic"), (4, "pixels, srgan")):
+        encoder = replace(raw_pixels(side), spec=f"module:{side}", features=features)
+        study.ask("means", NearestMean(), encoder)
+    study.run()
+    study.save(output)
+
+    def cost_of(*spec):
+        asked.append(spec)
+        return dict.fromkeys(COSTS, 1.0)
+
+    monkeypatch.setattr("cliphelpers.command.report.cost_of", cost_of)
+    report(output)
+    assert asked[:3] == [("module:2", "bf16"), ("module:3", "fp16"), ("module:4", "fp32")]
 
 
 def test_predictions_are_the_answers_of_each_test_picture(output):
@@ -204,7 +222,7 @@ def test_a_folder_may_be_called_like_a_number_or_nothing(output, fruits, name, m
     study.run()
     study.save(output)
     cost = dict.fromkeys(COSTS, 1.0)
-    monkeypatch.setattr("cliphelpers.command.report.cost_of", lambda spec: cost)
+    monkeypatch.setattr("cliphelpers.command.report.cost_of", lambda *_: cost)
     page = words(report(output).read_text(encoding="utf-8"))
     assert f"{name}: which image encoder" in page and "2x2 raw pixels, ridge" in page
 
@@ -241,7 +259,7 @@ def test_a_page_is_made_though_the_pictures_are_gone_or_faulty_now(output, fruit
     for place in (folder / "a", folder / "b"):
         place.mkdir(parents=True)
     book = record["notebooks"]["03_linear_probe_clip"]
-    book["parameters"]["data"] = str(folder)
+    book["pictures"] = str(folder)
     (output / "run.json").write_text(json.dumps(record))
     page = words(report(output).read_text(encoding="utf-8"))
     assert "has no class folder with pictures" in page

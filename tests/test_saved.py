@@ -21,7 +21,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.preprocessing import StandardScaler
 
 import cliphelpers as ch
-from cliphelpers.classifiers import Linear, Logistic, NearestMean, Ridge, TipAdapter
+from cliphelpers.classifiers import KNearest, Linear, Logistic, NearestMean, Ridge, TipAdapter
 from cliphelpers.command import main
 from cliphelpers.encoders.encoder import EncoderError, joint, normalize, random_twin, raw_pixels
 from cliphelpers.encoders.load import load_encoder
@@ -30,6 +30,7 @@ from cliphelpers.finetuning.model import interpolate
 from cliphelpers.images import ImageError
 from cliphelpers.index import classes, index_images
 from cliphelpers.looks import group_of
+from cliphelpers.saved import SavedClassifier
 from cliphelpers.splits import few_shot_fold, make_splits
 from cliphelpers.study import Study
 from cliphelpers.upsampling import with_upsampling
@@ -224,6 +225,25 @@ def test_what_is_far_from_all_groups_but_its_own_is_unlike_anything_seen(study, 
     unlike = table.note == "unlike anything seen"
     np.testing.assert_array_equal(unlike, table.cosine < saved.card["threshold"])
     assert not unlike[3:].any() and set(table.note) <= {"unlike anything seen", ""}
+
+
+def test_of_equal_classes_the_first_is_told_and_no_second_is_made_up(study, clip):
+    X, labels = extract_features(clip, study.index), np.array(ch.classes(study.index))
+    means = NearestMean().fit(X[[0, 0, 20, 25]], np.array([0, 1, 2, 3]), 4)
+    votes = KNearest().fit(X[:3], np.array([2, 2, 2]), 4)
+    votes.candidates = votes.candidates[:1]
+    for head, first, second in ((means, labels[0], labels[1]), (votes, labels[2], "")):
+        saved = SavedClassifier(labels, {"temperature": 1.0, "threshold": 0.0}, clip, head, X)
+        table = saved.describe(study.index.path[:1])
+        assert (table["class"][0], table.second[0]) == (first, second)
+        assert saved.predict(study.index.path[:1])[0] == first
+
+
+def test_no_pictures_are_an_error(output):
+    saved = ch.load_classifier(folder_of(output, "means"))
+    for ask in (saved.predict, saved.predict_proba, saved.describe):
+        with pytest.raises(ValueError, match="There are no pictures"):
+            ask([])
 
 
 # ------------------------------------------------------------------------------- refused

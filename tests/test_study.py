@@ -1,6 +1,8 @@
 """A study's answers and rows against the same questions put by hand."""
 
+import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -319,6 +321,20 @@ def test_differences_of_several_seeds_are_of_their_means_seed_by_seed(study, pix
         ]
         expected = ends(study, np.stack(less), study.rows(row.split))
         np.testing.assert_array_equal(told_by(row), expected)
+
+
+def test_classifiers_whose_names_differ_in_signs_alone_are_both_saved(study, tmp_path):
+    for side, name in ((2, "a b"), (3, "a-b"), (4, "a/b"), (5, "c")):
+        encoder = replace(raw_pixels(side), name=name, spec=f"module:{side}.py")
+        study.ask("ridge", Ridge([1.0]), encoder)
+    study.run()
+    study.save(tmp_path)
+    cards = {
+        card.parent.name: json.loads(card.read_text())["encoder"]
+        for card in tmp_path.glob("classifiers/03_some/*/card.json")
+    }
+    names = {"ridge-a-b-pixels": "a b", "ridge-a-b-pixels-2": "a-b", "ridge-a-b-pixels-3": "a/b"}
+    assert cards == names | {"ridge-c-pixels": "c"}
 
 
 def test_what_learnt_from_no_shots_is_compared_with_each_k(study, pixels):

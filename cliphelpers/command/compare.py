@@ -47,8 +47,10 @@ def compare(folders):
     RunError
         A folder has no tables of results, or is given twice.
     """
-    if len(set(folders)) < len(folders):
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
         raise RunError("A run is given twice")
+    if "spread" in folders:
+        raise RunError("A column is called spread: give the run as ./spread")
     rows = pd.concat([_results(folder).assign(run=folder) for folder in folders])
     table = rows.pivot_table("value", _ROWS, "run", sort=False)[list(folders)]
     spread = table.max(axis=1, skipna=False) - table.min(axis=1)

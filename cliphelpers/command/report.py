@@ -19,7 +19,7 @@ from cliphelpers.answers import MARGIN, comparable, judge, read_answers, recomme
 from cliphelpers.command.check import check
 from cliphelpers.command.compare import RunError, read_record
 from cliphelpers.command.run import NOTEBOOKS, find_notebooks, read_defaults
-from cliphelpers.encoders.encoder import encode_batch
+from cliphelpers.encoders.encoder import PRECISIONS, encode_batch
 from cliphelpers.encoders.load import absolute, load_encoder
 from cliphelpers.study import read_results
 
@@ -124,18 +124,23 @@ def _changes(rows):
 
 def _costs(ways):
     """What each encoder costs on this device: a row each."""
-    specs = {way.encoder: way.spec for way in ways if way.spec}
+    specs = {way.encoder: (way.spec, _precision(way.features)) for way in ways if way.spec}
     rounds = [
-        cost_of(spec) | {"encoder": name} for _ in range(_ROUNDS) for name, spec in specs.items()
+        cost_of(*spec) | {"encoder": name} for _ in range(_ROUNDS) for name, spec in specs.items()
     ]
     costs = pd.DataFrame(rounds, columns=["encoder", *COSTS])
     return costs.groupby("encoder", sort=False, as_index=False).min()
 
 
-def cost_of(spec):
+def _precision(features):
+    """In which precision features were computed, which they name if it is not fp32."""
+    return max(set(features.split(", ")) & set(PRECISIONS), default="fp32")
+
+
+def cost_of(spec, precision="fp32"):
     """Milliseconds a picture (batches of 16, the network alone), millions of parameters, megabytes
     of weights, and numbers a picture, of the encoder that a text names."""
-    encoder = load_encoder(absolute(spec, NOTEBOOKS))
+    encoder = load_encoder(absolute(spec, NOTEBOOKS), precision)
     weights = [*encoder.module.parameters(), *encoder.module.buffers()]
     pictures = np.zeros((_BATCH, *[encoder.preprocess.size] * 2, 3), np.uint8)
     size = encode_batch(encoder, pictures).shape[1]
@@ -205,16 +210,15 @@ def _troubles(record):
     """What ``check`` prints of the pictures, and the warnings of the run: a text."""
     runs = [*record["notebooks"].values()]
     said = [words for one in runs for words in one.get("warnings", [])]
-    data = runs[-1]["parameters"].get("data", "") if runs else "The data of the notebooks"
-    places = [Path(absolute(data, folder)) for folder in (Path(), NOTEBOOKS)]
-    found = [place for place in places if place.is_absolute() and place.exists()]
-    if not found:
-        return "\n".join([*dict.fromkeys(said), f"{data} is not there any more"])
+    pictures = runs[-1].get("pictures") if runs else None
+    if not pictures or not os.path.exists(pictures):
+        gone = f"{pictures or 'What the run was on'} is not there any more"
+        return "\n".join([*dict.fromkeys(said), gone])
     printed = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
     with warnings.catch_warnings(), redirect_stdout(printed):
         warnings.simplefilter("ignore")  # the notebooks have said them
         try:
-            check(found[0])
+            check(pictures)
         except (OSError, ValueError) as error:  # it was changed after the run
             print(error)
     return "\n".join([printed.buffer.getvalue().decode(), *dict.fromkeys(said)])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -32,8 +33,8 @@ def run(names=(), parameters=None, output="output"):
     Below ``output`` are then ``notebooks/`` (as executed), ``results/`` (tables), ``pics/``
     (figures) and ``run.json``: when it started, commit, versions, hardware, peak of resident
     memory in GiB; and under ``notebooks`` for each notebook the same of its own run (the peak up
-    to its end), parameters, precision (also what "auto" chose), seconds and warnings. What an
-    earlier run into the same folder wrote about other notebooks is kept.
+    to its end), parameters, where the pictures are, precision (also what "auto" chose), seconds
+    and warnings. What an earlier run into the same folder wrote about other notebooks is kept.
 
     Parameters
     ----------
@@ -50,8 +51,8 @@ def run(names=(), parameters=None, output="output"):
         Before anything runs: an unknown notebook or parameter, no encoder for a notebook, an
         output among the pictures, an unreadable ``run.json``. Later: a cell failed; what was done
         is kept.
-    ParameterError
-        Before anything runs: an impossible value.
+    ParameterError, EncoderError
+        Before anything runs: an impossible value, or an encoder that cannot be made.
     """
     defaults = {path: read_defaults(path) for path in find_notebooks(names)}
     if "output" in (parameters or {}):
@@ -85,6 +86,7 @@ def run(names=(), parameters=None, output="output"):
             "started": times["start_time"],
             "peak_memory_gib": _peak_memory(),
             "parameters": used,
+            "pictures": str(Path(NOTEBOOKS, passed.get("data", own.get("data", ""))).resolve()),
             "precision": auto if precision == "auto" else precision,
             "seconds": round(times["duration"], 1),
             "warnings": list(dict.fromkeys(warned.said[before:])),
@@ -130,13 +132,15 @@ def _check_names(typed, defaults):
 
 
 def _prepare(typed, defaults, folder):
-    """Check all values. Then those that were typed with absolute paths, the environment, and the
-    precision that is "auto" in it."""
+    """Check all values, and that encoders can be made. Then those that were typed with absolute
+    paths, the environment, and the precision that is "auto" in it."""
     import torch  # here, since all of this is imported in a process of its own
 
     from cliphelpers.encoders.encoder import auto_precision, default_device
-    from cliphelpers.encoders.load import absolute, is_clip
+    from cliphelpers.encoders.load import absolute, is_clip, load_encoders
+    from cliphelpers.encoders.preprocess import Preprocess
     from cliphelpers.parameters import check_parameters
+    from cliphelpers.upsampling import upsampled
 
     for stem, own in defaults.items():
         paths = {name: absolute(own[name], folder) for name in _PATHS & set(own)}
@@ -147,6 +151,11 @@ def _prepare(typed, defaults, folder):
             words = f"{stem} needs {what} among the encoders {typed['encoders']}"
             raise RunError(f"{words}: add one, or name the other notebooks")
     given = typed | {name: absolute(typed[name], Path()) for name in _PATHS & set(typed)}
+    with warnings.catch_warnings():  # the notebooks will give them
+        warnings.simplefilter("ignore")
+        load_encoders(absolute(given.get("encoders", []), folder), device="cpu")  # else a later
+        for way in absolute(given.get("interpolations", []), folder):  # notebook would tell it
+            upsampled(Preprocess(), way)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return given, _environment(folder, gpu), auto_precision(default_device())
 

@@ -174,13 +174,13 @@ def absolute(value, folder):
         return [absolute(item, folder) for item in value]
     if not isinstance(value, str):
         return value
-    whole = value != "" and os.path.exists(folder / value)
-    parts = [value] if whole else re.split("(^[a-z]+:local-dir:|^[a-z]+:|@)", value)
-    for number, part in enumerate(parts):
-        meant = whole or parts[number - 1].endswith("local-dir:")
-        if (os.path.exists if meant else os.path.isfile)(folder / part):
-            parts[number] = str((folder / part).resolve())
-    return "".join(parts)
+    if value and os.path.exists(folder / value):
+        return str((folder / value).resolve())
+    kind, rest = re.fullmatch("([a-z]+:local-dir:|[a-z]+:|)(.*)", value, re.DOTALL).groups()
+    meant = os.path.exists if kind.endswith("local-dir:") else os.path.isfile
+    parts = [rest] if meant(folder / rest) else rest.partition("@")  # a file's name can have an @
+    found = [str((folder / part).resolve()) if meant(folder / part) else part for part in parts]
+    return kind + "".join(found)
 
 
 def _load_module(rest):

@@ -257,7 +257,7 @@ def _parts(training):
     encoder, fold, y = training.encoder, training.fold, targets(training.index)
     files = digests(training.index.path.iloc[np.concatenate([fold.train, fold.val])])
     data = (files, y[fold.train], y[fold.val], int(y.max()))
-    projection = encoder.projection and _arrays(encoder.projection.state_dict())
+    projection = _arrays(encoder.projection.state_dict()) if encoder.joint else None
     start = (encoder.key, projection, encoder.logit_scale, training.head)
     return (FORMAT, *data, *start, astuple(training.recipe), fold.seed or 0)
 
