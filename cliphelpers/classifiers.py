@@ -4,6 +4,10 @@ Features X are float32 (N, D), targets y are class numbers (N,), scores are floa
 the predicted class at their maximum. A classifier with a hyper-parameter fits all its candidates
 in one ``fit``; ``scores`` then gives them all, (S, N, C), and :func:`fit_chosen` lets validation
 choose among them. ``grid`` is the shape of its candidates, such as (alphas, betas).
+
+One of your own needs ``candidates`` (a list; [None] if nothing is to be chosen, and ``grid`` is
+then ()), ``learns`` (whether it learns from pictures), ``fit(X, y, classes)``, which returns
+itself, and ``scores(X)``. A study asks it anew each time and does not save it: its code can change.
 """
 
 import copy

@@ -118,12 +118,11 @@ def _copied(index):
     copied = content.map(content[learnt].value_counts()).fillna(0) > learnt
     if copied.any():
         one, other = index.path[content == content[copied].iloc[0]].iloc[:2]
-        warnings.warn(
-            f"{copied.sum()} pictures, {(copied & ~learnt).sum()} of them of the test part, are "
-            f"copies of training pictures, such as {one} and {other}: accuracies can be too high. "
-            "Remove the copies",
-            stacklevel=3,
-        )
+        tested = f", {(copied & ~learnt).sum()} of them of the test part, are copies of training"
+        what = " are copies of other" if learnt.all() else tested
+        words = f"{copied.sum()} pictures{what} pictures, such as {one} and {other}"
+        todo = "accuracies can be too high. Keep one of each"
+        warnings.warn(f"{words}: {todo}", stacklevel=3)
     return copied
 
 

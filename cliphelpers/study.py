@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
+from cliphelpers import classifiers
 from cliphelpers.answers import JUDGES, save_answers
 from cliphelpers.cache import kept, key_of
 from cliphelpers.classifiers import fit_chosen
@@ -139,7 +140,8 @@ class Study:
         ----------
         method : str
             Its name in the results.
-        classifier : NearestMean, TipAdapter, Ridge, Logistic or Linear
+        classifier : NearestMean, KNearest, TipAdapter, Ridge, Logistic or Linear
+            Or one of your own: see :mod:`cliphelpers.classifiers`.
         encoder : Encoder
         folds : list of Fold, optional
             The only ones to ask; by default every fold of every split.
@@ -156,7 +158,12 @@ class Study:
         ------
         ValueError
             No class, or not every one, has as many training pictures as the least of ``shots``.
+        TypeError
+            A classifier of your own lacks something.
         """
+        if lacks := {"candidates", "fit", "grid", "learns", "scores"} - set(dir(classifier)):
+            what = f"{type(classifier).__name__} has no {', '.join(sorted(lacks))}"
+            raise TypeError(f"{what}: see cliphelpers.classifiers, which says what it needs")
         folds = folds or [fold for some in self.splits.values() for fold in some]
         for fold, k in product(folds, self._possible(shots, folds) if shots else [None]):
             drawn = [self._draw(fold, k, seed) for seed in seeds] if k else [fold]
@@ -217,6 +224,8 @@ class Study:
             choice["predicted"] = np.stack(said)
             return choice if question.few else choice | {"scores": scores}
 
+        if not _ours(classifier):
+            return compute()
         rows = [(fold.train, fold.val, fold.fit, fold.test) for fold in folds]
         parts = (5, question.few, type(classifier).__name__, classifier, key, self.y, rows)
         return kept("answers", parts, compute)
@@ -262,6 +271,7 @@ class Study:
         split, name, encoder = where[0], where[1:4], question.encoder
         best = min(self._judged.get(name, split), split, key=JUDGES.index)
         wanted = encoder.spec and not (question.few or encoder.preprocess.shrink)
+        wanted = wanted and _ours(question.classifier)
         if wanted and best != self._judged.get(name):
             self._judged[name], self._to_save[name] = split, (question, where, seed)
 
@@ -445,6 +455,11 @@ class Study:
         for at, drawn in self._answers.items():
             where = dict(zip(WHERE, at, strict=False))
             yield where | {"spec": self._specs[at]}, list(drawn.values())
+
+
+def _ours(classifier):
+    """Whether it is the package's own: code of others can change under one name."""
+    return type(classifier).__module__ == classifiers.__name__
 
 
 def _folder(name):

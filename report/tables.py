@@ -118,7 +118,7 @@ def verdicts(run, experiments, features="", method=""):
     rows = find(read(run), *experiments.split())
     rows = rows[rows.metric == "top-1 difference"]
     rows = rows[rows.features.astype(object).fillna("").str.contains(features)]
-    rows = rows[rows.method.str.endswith(method)]
+    rows = rows[rows.method.str.contains(method)]
     better, worse = (sum(rows.verdict == word) for word in ("better", "worse"))
     rest = len(rows) - better - worse
     found = f"better in {better}, worse in {worse} and not decided in {rest} of {len(rows)}"
@@ -153,6 +153,8 @@ def promised(way, pixels=""):
     """
     rows = pd.read_csv(ROOT / "benchmarks" / "looks.csv")
     rows = rows[rows.encoder.str.endswith("raw pixels") == bool(pixels)]
+    seen = (rows.dataset == "grocery") & rows.encoder.str.startswith("CLIP clip-mini")
+    rows = rows[~seen]  # they were trained on its training part
     off = 100 * (rows[way] - rows.truth)
     return f"{off.min():.0f} to {off.max():.0f}".replace("-", "−")
 

@@ -199,6 +199,7 @@ def test_a_run_and_its_failure(notebooks, tmp_path, capsys, monkeypatch):
     assert "cliphelpers: 02_faulty failed in cell" in error
     assert "(# divide): ZeroDivisionError: division by zero" in error
     assert str(out / "notebooks" / "02_faulty.ipynb") in error
+    assert f"A page of what was done before it: cliphelpers report {out}" in error
 
     names = ["notebooks/01_first.ipynb", "notebooks/02_faulty.ipynb", "results/first.txt"]
     made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
@@ -739,7 +740,7 @@ def test_check_of_a_manifest_with_problems(kept_here, tmp_path, capsys):
         f"{tmp_path / '6.png'}: one colour, no contrast",
         f"{tmp_path / '5.png'}: odd size 81x10",
         f"{tmp_path / '7.png'}: the file is no picture",
-        "8 pictures, 3 with problems",
+        "8 pictures, 3 with problems: remove or replace them",
     ]
     assert text[4:8] == ["not stated pictures", "a $ 4 4", "猫 3 3", "all 2 classes 7 7"]
     assert "2 groups of 5 pictures are named" in text
@@ -826,12 +827,12 @@ def test_check_says_what_it_found_before_it_refuses(kept_here, tmp_path, capsys)
     (tmp_path / "b.jpg").write_text("no picture")
     lines, error = checked(capsys, tmp_path / "list.csv", status=1)
     assert f"{tmp_path / 'b.jpg'}: the file is no picture" in lines
-    assert "3 pictures, 1 with problems" in lines
+    assert "3 pictures, 1 with problems: remove or replace them" in lines
     assert "cliphelpers: No class has two pictures, one to learn from and one to test" in error
     for name in ("a.png", "c.png"):
         (tmp_path / name).write_text("no picture")
     lines, _ = checked(capsys, tmp_path / "list.csv", status=1)
-    assert lines[-1] == "3 pictures, 3 with problems"
+    assert lines[-1] == "3 pictures, 3 with problems: remove or replace them"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -222,7 +222,7 @@ def test_the_augmentation_is_told_from_the_corners(white, wanted, told, tmp_path
         Image.fromarray(pixels).save(paths[-1])
     name, why = choose_augmentation(wanted, pd.Series(paths, range(5, 15)))
     assert name == told
-    assert why == (f"{white}0% of 10 training pictures have white corners"
+    assert why == (f"{white}0% of 10 pictures, of training and validation, have white corners"
                    if wanted == "auto" else "as the parameter says")  # fmt: skip
 
 

@@ -214,7 +214,7 @@ def test_without_a_test_part_every_copy_counts(tmp_path, draw):
     for seed in range(4):
         draw(f"data/{'ab'[seed % 2]}/{seed}.png", seed=seed)
     shutil.copy(tmp_path / "data/a/0.png", tmp_path / "data/a/copy.png")
-    with pytest.warns(UserWarning, match="2 pictures, 0 of them of the test part"):
+    with pytest.warns(UserWarning, match="2 pictures are copies of other pictures"):
         table = summary(index_images(tmp_path / "data"))
     assert list(table["copies of training pictures"]) == [2, 2]
 
@@ -560,7 +560,7 @@ def test_two_runs_at_once_on_one_cache_agree_and_listen_to_this_machine_alone(
     table = pd.read_csv(tables[0])
     assert set(table.split) == {"random", "by_look"} and set(table.n) == {7}  # all but the only one
     book = (own / "one" / "notebooks" / "03_linear_probe_clip.ipynb").read_text(encoding="utf-8")
-    assert "2 pictures, 0 of them of the test part, are copies of training pictures" in book
+    assert "2 pictures are copies of other pictures" in book
     assert set(NOTEBOOKS.glob("kernel-*")) <= before, "a kernel's sockets lie among the notebooks"
 
 

@@ -61,6 +61,7 @@ def output(tmp_path, fruits, specs):
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Told")])
     nbformat.write(book, folder / "notebooks" / "03_linear_probe_clip.ipynb")
     of = {"parameters": {"data": str(fruits), "encoders": specs}, "seconds": 60.0}
+    of["pictures"] = str(fruits)
     record = RECORD | {"notebooks": {"03_linear_probe_clip": of | {"warnings": ["3 left out"]}}}
     (folder / "run.json").write_text(json.dumps(record))
     return folder
@@ -78,7 +79,7 @@ def test_the_first_sentence_is_what_the_rule_says(output):
     start = "Take " if found.taken else "Best seen is "
     assert f"{start}{way.name}: {way.right.mean():.1%}" in page
     decided = "no other way asked is better by more than 2 points"
-    asked = f"{found.wanted:,} test groups instead of 12"
+    asked = f"{found.wanted:,} test groups (looks, where none are named) instead of 12"
     assert judge(ways) == "by_group" and found.groups == 12
     assert (decided in page, asked in page) == (bool(found.taken), not found.taken)
     assert "Not asked: 01_zero_shot" in page and "3 left out" in page

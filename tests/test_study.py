@@ -323,6 +323,42 @@ def test_differences_of_several_seeds_are_of_their_means_seed_by_seed(study, pix
         np.testing.assert_array_equal(told_by(row), expected)
 
 
+MINE = """
+import numpy as np
+
+class Mine:
+    candidates, grid, learns = [None], (), True
+
+    def fit(self, X, y, classes):
+        self.means = np.stack([X[y == one].mean(0) for one in range(classes)])
+        return self
+
+    def scores(self, X):
+        return {sign}((X[:, None] - self.means) ** 2).sum(2)[None]
+"""
+
+
+def test_an_own_classifier_is_asked_anew_when_its_code_changes(index, splits, pixels, tmp_path):
+    accuracies = []
+    for sign in ("-", "+"):
+        place = {"__name__": "mine"}
+        exec(MINE.format(sign=sign), place)
+        study = Study("03_some", index, splits)
+        study.ask("mine", place["Mine"](), replace(pixels, spec="module:pixels.py"))
+        accuracies.append(study.run().value.mean())
+        study.save(tmp_path)
+    assert accuracies[0] > accuracies[1] + 0.2
+    assert not list(tmp_path.glob("classifiers/*/*"))  # others could not read it
+
+
+@pytest.mark.parametrize("lacks", ["candidates", "fit", "grid", "learns", "scores"])
+def test_what_an_own_classifier_lacks_is_named(study, pixels, lacks):
+    whole = {name: None for name in ("candidates", "fit", "grid", "learns", "scores")}
+    del whole[lacks]
+    with pytest.raises(TypeError, match=f"Mine has no {lacks}: see cliphelpers.classifiers"):
+        study.ask("mine", type("Mine", (), whole)(), pixels)
+
+
 def test_classifiers_whose_names_differ_in_signs_alone_are_both_saved(study, tmp_path):
     for side, name in ((2, "a b"), (3, "a-b"), (4, "a/b"), (5, "c")):
         encoder = replace(raw_pixels(side), name=name, spec=f"module:{side}.py")

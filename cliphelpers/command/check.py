@@ -42,7 +42,8 @@ def check(data):
     wrong, index = whole[whole.problem != ""], whole[whole.width > 0].reset_index(drop=True)
     for row in wrong.itertuples():
         print(f"{row.path}: {row.problem}")
-    print(f"{len(whole)} pictures, {len(wrong)} with problems")
+    todo = ": remove or replace them" if len(wrong) else ""
+    print(f"{len(whole)} pictures, {len(wrong)} with problems{todo}")
     if len(index):
         _show_classes(index)
         _show_copies(index)

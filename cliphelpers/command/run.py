@@ -199,7 +199,8 @@ def _execute(path, target, parameters, warned):
             start = error.source.strip().split("\n")[0]
             raise RunError(
                 f"{path.stem} failed in cell {error.cell_index} ({start}): "
-                f"{error.ename}: {error.evalue}\nThe notebook as far as it went: {target}"
+                f"{error.ename}: {error.evalue}\nThe notebook as far as it went: {target}\n"
+                f"A page of what was done before it: cliphelpers report {target.parents[1]}"
             ) from error
     return book.metadata.papermill
 
