@@ -60,8 +60,8 @@ def join_cluster(address=None):
 
     where = address or os.environ.get("RAY_ADDRESS", "here")
     try:
-        if ":" in where and not ray.is_initialized():  # Ray itself tries for minutes
-            there = urlsplit(where if "//" in where else f"//{where}")
+        there = urlsplit("//" + where.removeprefix("ray://"))  # Ray itself tries for minutes
+        if there.port and not ray.is_initialized():
             socket.create_connection((there.hostname, there.port), timeout=10).close()
         ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level="error")
     except Exception as error:  # Ray raises that itself, where a machine is slow to start

@@ -109,10 +109,8 @@ def choose_augmentation(wanted, paths):
     some = np.unique(np.linspace(0, len(paths) - 1, SAMPLE).astype(int))
     white = np.mean(in_parallel(_white_corners, np.asarray(paths)[some]))
     name = "turntable" if white >= MOST else "photo"
-    return (
-        name,
-        f"{white:.0%} of {len(some)} pictures, of training and validation, have white corners",
-    )
+    seen = f"{len(some)} pictures, of training and validation,"
+    return name, f"{white:.0%} of {seen} have white corners"
 
 
 def _white_corners(path):
