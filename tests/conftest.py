@@ -4,6 +4,7 @@ import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 
 import clip
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import timm
@@ -20,6 +21,13 @@ def full_precision():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cliphelpers.encoders.encoder.auto_precision", lambda device: "fp32")
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_figures_stay():
+    """Notebooks that tests execute here leave theirs open, and pyplot warns of the 21st."""
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ def style(monkeypatch):
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist])
     with plt.rc_context():
         yield
-    plt.close("all")
 
 
 def write_font(folder, family, characters):

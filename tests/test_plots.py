@@ -23,7 +23,6 @@ def style():
     with plt.rc_context():
         set_style()
         yield
-    plt.close("all")
 
 
 @pytest.fixture

@@ -37,7 +37,6 @@ def place(tmp_path_factory):
         ):
             patch.setattr(ch, draws, MagicMock())  # figures are not looked at
         yield folder
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,6 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 @pytest.fixture(autouse=True)
 def shown(monkeypatch):
     """The pages that were shown, the last one last. No figure is left open."""
-    plt.close("all")  # those of other tests
     pages = []
     monkeypatch.setattr(parts, "display", lambda page: pages.append(page.data))
     yield pages

@@ -172,6 +172,7 @@ def _figure(own, found, output):
     plots.set_style()
     figure = plots.costs([way for way in own if not way.shots] or own, found.taken)
     plots.save_fig(figure, output, "accuracy-and-cost")
+    plots.plt.close(figure)
     return (output / "pics" / "accuracy-and-cost.jpg").resolve().as_posix()
 
 
