@@ -281,10 +281,9 @@ class Study:
         asked, fold = (question.classifier, question.encoder), question.folds[0]
         rows = fold.fit if fold.shots or question.encoder.tuned else np.arange(len(self.y))
         told, row = self._answers[where][seed], self._rows[("top-1", *where, seed)]
-        names = [_folder(name) for name in self._judged]  # two encoders' can be the same
-        place = list(self._judged).index(where[1:4])
-        again = names[:place].count(names[place])
-        folder = self._saved / (names[place] + (f"-{again + 1}" if again else ""))
+        name = where[1:4]
+        alike = [one for one in self._judged if _folder(one) == _folder(name)].index(name)
+        folder = self._saved / (_folder(name) + (f"-{alike + 1}" if alike else ""))
         save_classifier(folder, *asked, self.index, self.words, rows, told, row)
 
     def answers(self, **where):

@@ -151,10 +151,10 @@ def _prepare(typed, defaults, folder):
             words = f"{stem} needs {what} among the encoders {typed['encoders']}"
             raise RunError(f"{words}: add one, or name the other notebooks")
     given = typed | {name: absolute(typed[name], Path()) for name in _PATHS & set(typed)}
-    with warnings.catch_warnings():  # the notebooks will give them
+    with warnings.catch_warnings():  # the notebooks will give them, but errors are wanted now
         warnings.simplefilter("ignore")
-        load_encoders(absolute(given.get("encoders", []), folder), device="cpu")  # else a later
-        for way in absolute(given.get("interpolations", []), folder):  # notebook would tell it
+        load_encoders(absolute(given.get("encoders", []), folder), device="cpu")
+        for way in absolute(given.get("interpolations", []), folder):
             upsampled(Preprocess(), way)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return given, _environment(folder, gpu), auto_precision(default_device())
