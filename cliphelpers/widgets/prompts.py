@@ -1,8 +1,6 @@
 """Notebook 1 by hand: other prompts, their weights, a temperature, more classes, own pictures."""
 
-import tempfile
 from functools import lru_cache
-from pathlib import Path
 
 import ipywidgets
 import numpy as np
@@ -73,10 +71,7 @@ def prompt_widget(clips, features, weights, index, words, templates, rows):
     @lru_cache
     def own(encoder, name, content):
         """An uploaded picture as HTML and its joint embedding (1, E), of length 1."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, f"upload{Path(name).suffix[:8]}")
-            path.write_bytes(content)
-            picture = read_image(path)
+        picture = read_image(name, content)
         pixels = by_name[encoder].preprocess(picture)[None]
         picture.thumbnail((140, 140))
         features = to_joint(by_name[encoder], encode_batch(by_name[encoder], pixels))
@@ -87,8 +82,7 @@ def prompt_widget(clips, features, weights, index, words, templates, rows):
         try:
             shown, x = own(encoder, name, content)
         except ImageError as problem:
-            _, _, reason = str(problem).partition(": ")
-            return parts.red(f"Cannot read {name}: {reason}")
+            return parts.red(problem)
         shares = softmax(x @ told.T / temperature, axis=1)[0]
         likeliest = pd.DataFrame({parts.escaped(name): names, "share": shares}).nlargest(5, "share")
         return parts.beside(shown, parts.table(likeliest))
