@@ -245,8 +245,5 @@ def kept_elsewhere(encoder, contents):
         words = f"CLIPHELPERS_FEATURES is {address}, which has no features of {encoder.name}"
         raise OSError(f"{words}: {todo}") from error
     wanted = dataset.field("digest").isin(list(contents)) & dataset.field("features").is_valid()
-    known = {}
-    for batch in table.to_batches(columns=["digest", "features"], filter=wanted):
-        vectors = map(np.float32, batch["features"].to_pylist())
-        known.update(zip(batch["digest"].to_pylist(), vectors, strict=True))
-    return known
+    digest, vectors = table.to_table(["digest", "features"], wanted).columns
+    return dict(zip(digest.to_pylist(), vectors.to_numpy(), strict=True))
