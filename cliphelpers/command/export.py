@@ -1,5 +1,7 @@
 """A classifier that a run has saved, as one ONNX file for other programs."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 from torch.nn.functional import normalize
@@ -7,6 +9,7 @@ from torch.nn.functional import normalize
 from cliphelpers.classifiers import Linear, NearestMean
 from cliphelpers.encoders.encoder import EncoderError
 from cliphelpers.encoders.weights import explained
+from cliphelpers.finetuning.model import Model
 from cliphelpers.saved import load_classifier
 
 
@@ -15,22 +18,14 @@ class Whole(nn.Module):
 
     def __init__(self, saved):
         super().__init__()
-        encoder, head = saved.encoder, saved.head
-        self.module, self.scale = encoder.module, encoder.logit_scale
-        self.projection = encoder.projection if encoder.joint else None
+        head, T = saved.head, saved.card["temperature"]
         self.cosine = isinstance(head, NearestMean)
         W, b = (head.means_.T, 0) if self.cosine else head.heads_[0]
-        look, T = encoder.preprocess, saved.card["temperature"]
-        numbers = {"mean": look.mean, "std": look.std, "W": W / T, "b": b / T}
-        for name, value in numbers.items():
-            self.register_buffer(name, torch.tensor(value, dtype=torch.float32))
+        self.model = Model(replace(saved.encoder, precision="fp32"), (W / T, b / T))
 
     def forward(self, pictures):
-        batch = (pictures.float() / 255 - self.mean) / self.std
-        X = self.module(batch.permute(0, 3, 1, 2))
-        X = self.scale * normalize(self.projection(X)) if self.projection else X
-        X = normalize(X) if self.cosine else X
-        return torch.softmax(X @ self.W + self.b, dim=1)
+        X = self.model.embed(pictures.permute(0, 3, 1, 2).float() / 255)
+        return torch.softmax(self.model.head(normalize(X) if self.cosine else X), dim=1)
 
 
 def export(folder, file, encoder=None):

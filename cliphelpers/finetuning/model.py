@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision.transforms.functional import normalize
+from torchvision.transforms.v2.functional import normalize
 
 from cliphelpers.encoders.encoder import PRECISIONS
 
