@@ -67,8 +67,7 @@ def run(names=(), parameters=None, output="output"):
             os.environ[name] = os.path.abspath(place)
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")  # of the kernels: see memory.py
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # notebooks need torch's gigabyte
-        own = {path.stem: own for path, own in defaults.items()}
-        prepared = apart.submit(_prepare, typed, own, NOTEBOOKS)
+        prepared = apart.submit(_prepare, typed, defaults, NOTEBOOKS)
         given, environment, auto = prepared.result()
     given["output"] = str(output)
     earlier = read_record(output)["notebooks"] if (output / "run.json").exists() else {}
@@ -142,13 +141,13 @@ def _prepare(typed, defaults, folder):
     from cliphelpers.parameters import check_parameters
     from cliphelpers.upsampling import upsampled
 
-    for stem, own in defaults.items():
+    for path, own in defaults.items():
         paths = {name: absolute(own[name], folder) for name in _PATHS & set(own)}
         check_parameters(own | paths | {n: value for n, value in typed.items() if n in own})
-        kinds, clip = map(is_clip, typed.get("encoders", [])), _CLIP.get(stem[:2])
+        kinds, clip = map(is_clip, typed.get("encoders", [])), _CLIP.get(path.stem[:2])
         if "encoders" in typed and clip is not None and clip not in kinds:
             what = "a CLIP (clip: or openclip:)" if clip else "an encoder that is no CLIP"
-            words = f"{stem} needs {what} among the encoders {typed['encoders']}"
+            words = f"{path.stem} needs {what} among the encoders {typed['encoders']}"
             raise RunError(f"{words}: add one, or name the other notebooks")
     given = typed | {name: absolute(typed[name], Path()) for name in _PATHS & set(typed)}
     with warnings.catch_warnings():  # the notebooks will give them, but errors are wanted now
