@@ -122,14 +122,13 @@ def check_parameters(parameters):
         why = "in which small gradients vanish: use auto, bf16 or fp32"
         raise ParameterError(f"The parameter precision must not be fp16, {why}")
     if "templates" in parameters:
-        given = ("data", "names", "templates", "encoders")
-        _check_prompts(**{name: parameters[name] for name in given})
+        _check_prompts(parameters)
 
 
-def _check_prompts(data, names, templates, encoders):
-    words = _named(data, names)[1]
-    prompts = [template.replace("{}", word) for template in templates for word in words]
-    for spec in filter(is_clip, encoders):
+def _check_prompts(parameters):
+    words = _named(parameters["data"], parameters["names"])[1]
+    prompts = [one.replace("{}", word) for one in parameters["templates"] for word in words]
+    for spec in filter(is_clip, parameters["encoders"]):
         try:
             tokenize(tokenizer_of(spec), prompts)
         except EncoderError as error:
