@@ -93,8 +93,7 @@ def what_differs(folders):
         the same for all; the columns are the folders, "–" where a run has none.
     """
     flat = {folder: _flat(read_record(folder)["notebooks"]) for folder in folders}
-    table = pd.DataFrame(flat).astype(object)
-    table = table.where(table.notna(), "–")
+    table = pd.DataFrame(flat).astype(object).fillna("–")
     return table[table.nunique(axis=1) > 1]
 
 
