@@ -10,7 +10,7 @@ import tempfile
 import warnings
 import weakref
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from itertools import combinations, product
 from pathlib import Path
 
@@ -124,7 +124,8 @@ class Study:
         self.words = words or prompt_names(classes(index))
         self.top = [k for k in top if k <= self.y.max()]
         self._groups = np.unique(group_of(index), return_inverse=True)[1]  # numbers sort faster
-        self._asked, self._drawn, self._parts, self._answers, self._rows = [], {}, {}, {}, {}
+        self._asked, self._parts, self._answers, self._rows = [], {}, {}, {}
+        self._draw = cache(partial(few_shot_fold, index))  # the same for all methods
         self._specs = {}  # of the encoder of each question; of one that sees shrunk pictures none
         self._judged, self._to_save, self._saved = {}, {}, Path(tempfile.mkdtemp())
         weakref.finalize(self, shutil.rmtree, self._saved, ignore_errors=True)
@@ -166,7 +167,7 @@ class Study:
             raise TypeError(f"{what}: see cliphelpers.classifiers, which says what it needs")
         folds = folds or [fold for some in self.splits.values() for fold in some]
         for fold, k in product(folds, self._possible(shots, folds) if shots else [None]):
-            drawn = [self._draw(fold, k, seed) for seed in seeds] if k else [fold]
+            drawn = [replace(self._draw(fold, k, seed), shots=k) for seed in seeds] if k else [fold]
             self._asked.append(_Question(method, classifier, encoder, drawn, chosen, bool(k)))
 
     def _possible(self, shots, folds):
@@ -177,12 +178,6 @@ class Study:
             words = f"A class has {most} pictures to learn from in a fold: without larger k"
             warnings.warn(words, stacklevel=3)
         return [k for k in shots if k <= most]
-
-    def _draw(self, *fold_k_seed):
-        if fold_k_seed not in self._drawn:
-            drawn = few_shot_fold(self.index, *fold_k_seed)
-            self._drawn[fold_k_seed] = replace(drawn, shots=fold_k_seed[1])
-        return self._drawn[fold_k_seed]
 
     def run(self):
         """Answer all that was asked since the last call: side by side on all cores.
