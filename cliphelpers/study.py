@@ -263,10 +263,9 @@ class Study:
 
     def _judge(self, question, where, seed):
         """Note a classifier to be saved, unless it was judged on as good a split before."""
-        split, name, encoder = where[0], where[1:4], question.encoder
+        split, name = where[0], where[1:4]
         best = min(self._judged.get(name, split), split, key=JUDGES.index)
-        wanted = encoder.spec and not (question.few or encoder.preprocess.shrink)
-        wanted = wanted and _ours(question.classifier)
+        wanted = self._specs[where] and not question.few and _ours(question.classifier)
         if wanted and best != self._judged.get(name):
             self._judged[name], self._to_save[name] = split, (question, where, seed)
 
