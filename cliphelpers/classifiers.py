@@ -228,7 +228,7 @@ class Logistic(_Penalised):
     end: else another round goes on in these.
     """
 
-    chosen_along = False  # whether only the last candidate counts
+    on_the_way = ()  # stronger candidates to go through first, whose heads are not kept
 
     def __init__(self, strengths, prior=None, standardize=True, rtol=1e-4):
         super().__init__(strengths)
@@ -250,15 +250,15 @@ class Logistic(_Penalised):
         data = [Z, prior.T @ X.T, np.eye(classes, dtype=np.float32)[:, y], np.append(variances, 1)]
         data = [torch.from_numpy(one).to(self.device) for one in data]
         W, self.heads_ = np.zeros((classes, Z.shape[1])), []
-        for strength in self.candidates:
-            counts = strength == self.candidates[-1] or not self.chosen_along
-            rtol = self.rtol if counts else _loosely(self.rtol)
+        for strength in [*self.on_the_way, *self.candidates]:
+            rtol = self.rtol if strength in self.candidates else _loosely(self.rtol)
             W, near = _minimise(W, strength, rtol, *data)
             if not near:
                 words = f"Logistic regression of strength {strength:g} stopped before its minimum"
                 warnings.warn(words, stacklevel=2)
             coef = ((prior + axes @ W[:, :-1].T) / std[:, None]).astype(np.float32)
             self.heads_.append((coef, W[:, -1].astype(np.float32) - mean @ coef))
+        self.heads_ = self.heads_[len(self.on_the_way) :]
         return self
 
 
@@ -372,13 +372,9 @@ def fit_chosen(classifier, X, y, fold):
 def fit_candidate(classifier, number, X, y, classes):
     """A new classifier, fitted with one of the candidates alone: the one of this number."""
     fitted = copy.copy(classifier)
-    fitted.chosen_along = True
-    first = 0 if isinstance(classifier, Logistic) else number  # along the path that chose
-    fitted.candidates = classifier.candidates[first : number + 1]
+    fitted.on_the_way = classifier.candidates[:number]  # Logistic's path, as when it was chosen
+    fitted.candidates = classifier.candidates[number : number + 1]
     fitted.fit(X, y, classes)
-    fitted.candidates = fitted.candidates[-1:]
-    if isinstance(classifier, Logistic):
-        fitted.heads_ = fitted.heads_[-1:]
     return fitted
 
 
