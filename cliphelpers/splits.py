@@ -214,7 +214,7 @@ def make_splits(index, names, seed=0, folds=None, tested=None):
         tell(f"Pictures that the split {name} never tests, {words}", left)
         made[name] = []
         for number, fold in enumerate(parts[:folds]):
-            test = fold.test if tested is None else _draw_rows(index, fold.test, tested, seed)
+            test = fold.test if tested is None else few_shot(index, tested, seed, fold.test)
             made[name].append(replace(fold, test=test, split=name, number=number))
     return made
 
@@ -284,7 +284,7 @@ def _draw(seed, *words):
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
-def few_shot(index, k, seed=0):
+def few_shot(index, k, seed=0, rows=None):
     """Draw k pictures a class, or as many as it has.
 
     The draws are nested (those for k=1 are among those for k=2) and depend on the seed, the
@@ -293,17 +293,22 @@ def few_shot(index, k, seed=0):
     Parameters
     ----------
     index : DataFrame
-        Usually the training rows of a fold: ``index.iloc[fold.fit]``.
     k : int
         At least 1.
     seed : int
+    rows : int array, optional
+        The positions to draw from, such as a fold's ``fit``; by default all.
 
     Returns
     -------
     ndarray of int, shape (M,)
         Sorted positions in ``index``.
     """
-    return _draw_rows(index, np.arange(len(index)), k, seed)
+    if k < 1:
+        raise ValueError(f"k must be at least 1 picture a class, not {k}")
+    rows = np.arange(len(index)) if rows is None else rows
+    drawn = [row for members in _ranked(index, rows, seed) for row in members[:k]]
+    return np.array(sorted(drawn), dtype=int)
 
 
 def few_shot_fold(index, fold, k, seed=0, refit=True):
@@ -327,15 +332,8 @@ def few_shot_fold(index, fold, k, seed=0, refit=True):
     Fold
         With k as its ``shots``, or None where no class has more pictures in the whole index.
     """
-    train = _draw_rows(index, fold.train, k, seed)
-    val = _draw_rows(index, fold.val, min(k, 4), seed)
-    fit = _draw_rows(index, fold.fit, k, seed) if refit else train
+    train = few_shot(index, k, seed, fold.train)
+    val = few_shot(index, min(k, 4), seed, fold.val)
+    fit = few_shot(index, k, seed, fold.fit) if refit else train
     whole = k >= index.label.value_counts().max()  # the same for all folds
     return replace(fold, train=train, val=val, fit=fit, shots=None if whole else k, seed=seed)
-
-
-def _draw_rows(index, rows, k, seed):
-    if k < 1:
-        raise ValueError(f"k must be at least 1 picture a class, not {k}")
-    drawn = [row for members in _ranked(index, rows, seed) for row in members[:k]]
-    return np.array(sorted(drawn), dtype=int)

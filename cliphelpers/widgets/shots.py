@@ -31,8 +31,7 @@ def shots_widget(study):
         zero = study.table(metric="top-1", method="zero-shot", **at)
         values = part[part.method == method].set_index("seed").value
         fold, number = folds[0], labels.index(label)  # whose answers come first
-        learnt = fold.fit[y[fold.fit] == number]
-        learnt = learnt[few_shot(index.iloc[learnt], k, seed)]
+        learnt = few_shot(index, k, seed, fold.fit[y[fold.fit] == number])
         test = np.flatnonzero(y[fold.test] == number)
         answers = study.answers(method=method, shots=k, seed=seed, **at)
         right, told = answers.right[test], answers.predicted[test]
