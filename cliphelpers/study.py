@@ -29,7 +29,7 @@ from cliphelpers.index import classes, prompt_names, targets
 from cliphelpers.looks import group_of
 from cliphelpers.parallel import in_parallel
 from cliphelpers.saved import save_classifier
-from cliphelpers.splits import few_shot_fold, test_rows
+from cliphelpers.splits import few_shot_fold
 
 WHERE = ["split", "encoder", "features", "method", "shots", "seed"]  # what an answer is to
 COLUMNS = ["experiment", "dataset", *WHERE, "metric", "value", "low", "high", "low_classes"]
@@ -129,10 +129,6 @@ class Study:
         self._specs = {}  # of the encoder of each question; of one that sees shrunk pictures none
         self._judged, self._to_save, self._saved = {}, {}, Path(tempfile.mkdtemp())
         weakref.finalize(self, shutil.rmtree, self._saved, ignore_errors=True)
-
-    def rows(self, split):
-        """Positions of the test pictures of a split, one fold after the other: int (M,)."""
-        return test_rows(self.splits[split])
 
     def ask(self, method, classifier, encoder, folds=None, shots=None, seeds=(0,), chosen=None):
         """Put a question, which :meth:`run` answers.

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
+import cliphelpers as ch
 from cliphelpers.classifiers import Linear, NearestMean, Ridge, fit_chosen
 from cliphelpers.encoders.encoder import raw_pixels
 from cliphelpers.evaluation import interval
@@ -79,7 +80,7 @@ def test_answers_are_those_of_fitting_each_fold_by_hand(study, splits, pixels, X
         ]
         scores = np.concatenate(by_hand)
         np.testing.assert_allclose(told.scores, scores, atol=1e-5)
-        np.testing.assert_array_equal(told.rows, study.rows(split))
+        np.testing.assert_array_equal(told.rows, ch.test_rows(study.splits[split]))
         np.testing.assert_array_equal(told.y, study.y[told.rows])
         np.testing.assert_array_equal(told.predicted, scores.argmax(1))
         np.testing.assert_array_equal(told.right, scores.argmax(1) == told.y)
@@ -220,7 +221,7 @@ def test_a_split_has_its_row_once_all_of_its_folds_are_answered(study, splits, p
     assert study.run().empty
     study.ask("mean", NearestMean(), pixels, folds[:1])
     assert set(study.run().split) == {"by_group"}
-    np.testing.assert_array_equal(study.answers().rows, study.rows("by_group"))
+    np.testing.assert_array_equal(study.answers().rows, ch.test_rows(study.splits["by_group"]))
 
 
 def test_a_known_head_needs_only_the_features_of_test_pictures(study, splits, pixels, monkeypatch):
@@ -319,7 +320,7 @@ def test_differences_of_several_seeds_are_of_their_means_seed_by_seed(study, pix
             - study.answers(method="ridge", seed=seed, **at).right
             for seed in range(3)
         ]
-        expected = ends(study, np.stack(less), study.rows(row.split))
+        expected = ends(study, np.stack(less), ch.test_rows(study.splits[row.split]))
         np.testing.assert_array_equal(told_by(row), expected)
 
 
