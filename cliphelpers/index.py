@@ -46,8 +46,8 @@ def index_images(root):
     -------
     pandas.DataFrame
         Columns path, label, split, group (all str), sorted by label and path, never by the order
-        of the file system; ``attrs`` holds ``root``, ``name`` and ``manifest``: whether groups of
-        one name are one group in all classes, as days and cameras are, or one in each.
+        of the file system; ``attrs`` holds ``root``, ``name`` and ``shared``: whether groups of
+        one name are one group in all classes, as days and cameras are, or one in each, as clips.
 
     Raises
     ------
@@ -77,7 +77,8 @@ def index_images(root):
         tell(f"Pictures of {root} tested though called val, as it has no test part", val)
         index["split"] = index.split.replace("val", "test")
     index = index.sort_values(["label", "path"], ignore_index=True)
-    index.attrs = {"root": str(folder), "name": name, "manifest": root.is_file()}
+    shared = root.is_file() or (index["group"] == "").all()  # what a user names later is shared
+    index.attrs = {"root": str(folder), "name": name, "shared": bool(shared)}
     return index
 
 

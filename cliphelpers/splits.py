@@ -15,6 +15,7 @@ from cliphelpers.looks import looks
 
 _VALIDATION = 0.2  # of the training part of a random split
 _QUARTERS = 4
+_MOST = 10  # folds by group, where each picture may be a group by itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +82,11 @@ def by_group(index, seed=0):
     """Whole groups held out: folds in which every group is tested once.
 
     There are as many folds as the class with the fewest groups has groups (classes with one group
-    do not count: theirs stays in training). So in every fold every class keeps a group for
-    training. Averages over the test pictures of all folds count each picture once. Validation is
-    as in :func:`official`. Groups of a manifest that several classes share, such as days, are held
-    out as a whole by scikit-learn's StratifiedGroupKFold; a class whose groups all fall into one
-    fold stays in training.
+    do not count: theirs stays in training), but no more than 10. So in every fold every class keeps
+    a group for training. Averages over the test pictures of all folds count each picture once.
+    Validation is as in :func:`official`. Groups that several classes share, such as days in a
+    manifest, are held out as a whole by scikit-learn's StratifiedGroupKFold; a class whose groups
+    all fall into one fold stays in training.
 
     Raises
     ------
@@ -101,12 +102,13 @@ def by_group(index, seed=0):
     sizes = named.groupby(index.label).nunique()
     if not (sizes > 1).any():
         raise ValueError("No class has two named groups")
-    groups, folds = pd.factorize(named, sort=True)[0], sizes[sizes > 1].min()
+    groups, folds = pd.factorize(named, sort=True)[0], min(sizes[sizes > 1].min(), _MOST)
     if _shared(index):
         from sklearn.model_selection import StratifiedGroupKFold  # here, since few need it
 
-        words = "Classes share groups: these are held out as a whole, but intervals count them in"
-        warnings.warn(f"{words} each class by itself and can be too narrow", stacklevel=3)
+        words = "Classes share groups: these are held out as a whole, but for classes with a single"
+        words += " one; intervals count them in each class by itself and can be too narrow"
+        warnings.warn(words, stacklevel=3)
         several = np.flatnonzero((groups >= 0) & (index.label.map(sizes) > 1))
         known = several, index.label.iloc[several], groups[several]
         groups, folds = np.full(len(index), -1), StratifiedGroupKFold(int(folds))
@@ -119,7 +121,7 @@ def by_group(index, seed=0):
 def _shared(index):
     """Whether groups of a manifest go across classes."""
     pairs = index.loc[index["group"] != "", ["label", "group"]].drop_duplicates()
-    return index.attrs.get("manifest", False) and pairs["group"].duplicated().any()
+    return index.attrs.get("shared", False) and pairs["group"].duplicated().any()
 
 
 def by_look(index, seed=0, count=5):

@@ -117,9 +117,17 @@ class Study:
     ----------
     y : int array, shape (N,)
         Class numbers of the index's pictures.
+
+    Raises
+    ------
+    ValueError
+        The index has no ``attrs``, which pandas drops where it makes one of several.
     """
 
     def __init__(self, name, index, splits, top=(1,), words=None):
+        if "name" not in index.attrs:
+            todo = "give it those of what index_images made: index.attrs = other.attrs"
+            raise ValueError(f"The index has lost its attrs, as in concat and merge: {todo}")
         self.name, self.index, self.splits, self.y = name, index, splits, targets(index)
         self.words = words or prompt_names(classes(index))
         self.top = [k for k in top if k <= self.y.max()]

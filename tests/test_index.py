@@ -55,7 +55,7 @@ def test_fruits_360(tmp_path):
         ("Training/Banana/r2_7_100.jpg", "Banana", "train", "r2"),
     ]
     assert list(index.columns) == ["path", "label", "split", "group"]
-    assert index.attrs == {"root": str(tmp_path), "name": tmp_path.name, "manifest": False}
+    assert index.attrs == {"root": str(tmp_path), "name": tmp_path.name, "shared": False}
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_manifest(tmp_path):
         ("deep er/b.png", "dog", "train", "x"),
         ("c.png", NFC, "train", ""),
     ]
-    assert index.attrs == {"root": str(tmp_path), "name": "pets", "manifest": True}
+    assert index.attrs == {"root": str(tmp_path), "name": "pets", "shared": True}
 
 
 def test_manifest_of_two_columns_with_an_absolute_path_and_labels_that_look_like_numbers(tmp_path):

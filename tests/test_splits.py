@@ -5,6 +5,7 @@ import os
 import unicodedata
 import warnings
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -210,7 +211,7 @@ def test_groups_that_classes_of_a_manifest_share_are_held_out_as_a_whole(painted
     days = ["mon", "tue", "wed", "thu"]
     index = painted(*((label, "", day, 3) for label in "abcde"[:classes] for day in days))
     index["split"] = np.where((index["group"] == "thu") & (split == "official"), "test", "train")
-    index.attrs["manifest"] = True
+    index.attrs["shared"] = True
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Classes share groups")
         folds, day = SPLITS[split](index), index["group"].to_numpy()
@@ -219,7 +220,7 @@ def test_groups_that_classes_of_a_manifest_share_are_held_out_as_a_whole(painted
     for fold in folds:
         parts = [set(day[rows]) for rows in (fold.train, fold.val, fold.test)]
         assert [len(part) for part in parts] == [2, 1, 1] and len(set.union(*parts)) == 4
-    index.attrs["manifest"] = False
+    index.attrs["shared"] = False
     assert any(set(day[fold.test]) & set(day[fold.fit]) for fold in by_group(index))
 
 
@@ -228,12 +229,34 @@ def test_a_class_whose_shared_groups_all_fall_into_one_fold_stays_in_training(pa
         *(("a", "", day, 2) for day in "123456"), *(("b", "", day, 2) for day in "123456"),
         *(("c", "", day, 40) for day in "12"), ("d", "", "3", 2),
     )  # fmt: skip
-    index.attrs["manifest"] = True
+    index.attrs["shared"] = True
     with pytest.warns(UserWarning, match="Classes share groups: .* can be too narrow"):
         folds = by_group(index)
     for fold in folds:
         assert set(index.label.iloc[fold.train]) == set("abcd")
     assert "d" not in set(index.label.iloc[rows_of_tests(folds)])
+
+
+def test_many_groups_make_ten_folds(painted):
+    """Such as one for each object or patient: a fold for each would take hours."""
+    index = painted(*((label, "", f"{number}", 1) for label in "ab" for number in range(30)))
+    folds, groups = by_group(index), (index.label + index["group"]).to_numpy()
+    assert len(folds) == 10 and sorted(rows_of_tests(folds)) == list(range(len(index)))
+    for fold in folds:
+        assert not set(groups[fold.test]) & set(groups[fold.fit])
+
+
+def test_groups_that_a_user_names_in_a_folder_s_index_are_held_out_as_a_whole(tmp_path):
+    paint = Image.new("RGB", (9, 9), "red")
+    for label, number in product("ab", range(12)):
+        (tmp_path / label).mkdir(exist_ok=True)
+        paint.save(tmp_path / label / f"{label}{number}.png")
+    index = index_images(tmp_path)
+    index["group"] = [f"day {number % 4}" for number in range(len(index))]
+    with pytest.warns(UserWarning, match="Classes share groups"):
+        folds = make_splits(index, ["by_group"])["by_group"]
+    for fold in folds:
+        assert not set(index["group"].iloc[fold.test]) & set(index["group"].iloc[fold.fit])
 
 
 @pytest.mark.parametrize(

@@ -276,6 +276,13 @@ def test_an_added_row_has_the_interval_of_its_groups_and_that_of_its_classes(stu
     }  # fmt: skip
 
 
+def test_an_index_that_has_lost_its_attrs_is_refused_before_anything_is_computed(index, splits):
+    once_more = pd.concat([index, index.assign(label="other " + index.label)])
+    once_more.attrs = {}  # as merge leaves them
+    with pytest.raises(ValueError, match=r"lost its attrs, .*: index.attrs = other.attrs"):
+        Study("lost", once_more, splits)
+
+
 def test_an_unknown_column_is_refused(study):
     with pytest.raises(TypeError, match="No column 'shot' in results"):
         study.add("top-1", np.ones(1), np.array([0]), shot=1)
