@@ -178,7 +178,7 @@ def save_answers(path, index, groups, said):
     write_atomically(path, buffer.getvalue())
 
 
-def read_answers(output, dataset):
+def read_answers(output, dataset, notebooks):
     """The answers that the notebooks of a run have left.
 
     Parameters
@@ -186,6 +186,8 @@ def read_answers(output, dataset):
     output : str or Path
     dataset : str
         Name of the data set: a folder can hold runs on several.
+    notebooks : list of str
+        Whose answers are wanted, such as "01_zero_shot".
 
     Returns
     -------
@@ -201,7 +203,8 @@ def read_answers(output, dataset):
         sample is left out.
     """
     ways, index = {}, None
-    for path in sorted(Path(output, "answers").glob("*.npz")):
+    files = sorted(Path(output, "answers").glob("*.npz"))
+    for path in [path for path in files if path.stem in notebooks]:
         try:
             arrays = dict(np.load(io.BytesIO(path.read_bytes())))
             questions, name = json.loads(str(arrays["questions"])), str(arrays["dataset"])

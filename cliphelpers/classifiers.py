@@ -353,7 +353,14 @@ def fit_chosen(classifier, X, y, fold):
         A new one, with the chosen candidate alone. Its ``chosen_`` says which, and
         ``at_edge_`` whether that is at an end of the grid with validation better there than
         beside it: the best may lie further out.
+
+    Raises
+    ------
+    ValueError
+        A feature is not finite, as in the rows that ``extract_features`` was not asked for.
     """
+    if not np.isfinite(X[fold.fit]).all():
+        raise ValueError("Features to learn from are no numbers: extract them for these rows, too")
     classes, best, chosen = int(y.max()) + 1, 0, copy.copy(classifier)
     val, chosen.at_edge_ = fold.val if classifier.learns else fold.fit, False
     if len(classifier.candidates) > 1 and len(val):

@@ -107,8 +107,8 @@ def check_parameters(parameters):
     Raises
     ------
     ParameterError
-        A value is impossible, a list is empty or has an impossible item, a training would get
-        fp16, or a prompt has more tokens than an encoder can read, such as 77.
+        A value is impossible, a list is empty or has an impossible item or one twice, a training
+        would get fp16, or a prompt has more tokens than an encoder can read, such as 77.
     """
     for name in [name for name in _RULES if name in parameters]:
         value, (allowed, words) = parameters[name], _RULES[name]
@@ -118,6 +118,8 @@ def check_parameters(parameters):
         for item in value if name in _LISTS else [value]:
             if not allowed(item):
                 raise ParameterError(f"{must}: {item!r} is none")
+            if name in _LISTS and value.count(item) > 1:
+                raise ParameterError(f"The parameter {name} has {item!r} twice: give it once")
     if "epochs" in parameters and parameters.get("precision") == "fp16":  # notebooks 5 and 6
         why = "in which small gradients vanish: use auto, bf16 or fp32"
         raise ParameterError(f"The parameter precision must not be fp16, {why}")

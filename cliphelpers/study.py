@@ -404,9 +404,7 @@ class Study:
             words = {-1: "worse", 0: "not decided", 1: "better"}
             table.loc[some.index, "verdict"] = [words[sign] for sign in decided]
         if not every_seed:
-            key = ["metric", *WHERE[:-1]]
-            mean = table.seed.isna().groupby([table[name] for name in key], dropna=False)
-            table = table[table.seed.isna() | ~mean.transform("any")]
+            table = of_seeds_the_mean(table)
         for column, value in where.items():
             table = table[table[column] == value]
         return table.reset_index(drop=True)
@@ -452,6 +450,13 @@ class Study:
         for at, drawn in self._answers.items():
             where = dict(zip(WHERE, at, strict=False))
             yield where | {"spec": self._specs[at]}, list(drawn.values())
+
+
+def of_seeds_the_mean(table):
+    """Rows of results without those of single seeds where the row of their mean is there."""
+    key = [table[name] for name in ["experiment", "metric", *WHERE[:-1]]]
+    mean = table.seed.isna().groupby(key, dropna=False)
+    return table[table.seed.isna() | ~mean.transform("any")]
 
 
 def _ours(classifier):

@@ -265,6 +265,14 @@ def test_a_penalty_that_pulls_to_the_prior_by_another_optimiser(train, prior, st
     assert np.abs(coef - prior).max() > 0.02
 
 
+@pytest.mark.parametrize("make", [NearestMean, KNearest, partial(Ridge, [1.0])])
+def test_features_that_are_no_numbers_are_refused(make, train):
+    X, y = train
+    X[7] = np.nan  # as a row that extract_features was not asked for
+    with pytest.raises(ValueError, match="Features to learn from are no numbers"):
+        fit_chosen(make(), X, y, Fold(np.arange(50), np.arange(50, 60), np.arange(60, 90)))
+
+
 @pytest.mark.parametrize("make", [Ridge, Logistic])
 def test_probes_with_a_constant_feature_and_a_class_without_pictures(make, train):
     X, y = train

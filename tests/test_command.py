@@ -70,6 +70,9 @@ def notebooks(tmp_path, monkeypatch, same_process):
     return folder
 
 
+RAN = ["01_first", "03_third"]  # those that are not faulty
+
+
 # ------------------------------------------------------------------------------- before it runs
 
 
@@ -269,7 +272,8 @@ def test_a_notebook_without_an_encoder_for_it_is_named_at_once(
         ("encoders", ["clip:w.pt"], "w.pt holds no state dict, or is damaged"),
         ("encoders", ["clip:CLIP", "timm:resnet999"], "timm has no model 'resnet999'"),
         ("encoders", ["clip:CLIP", "module:e.py"], "e.py needs a function encoder()"),
-        ("encoders", 2 * ["clip:CLIP"], "The same encoder twice"),
+        ("encoders", 2 * ["clip:CLIP"], "twice: give it once"),
+        ("encoders", ["clip:CLIP", "clip:/CLIP"], "The same encoder twice"),
         ("interpolations", ["bicubic", "srgan@gone.pt"], "There is no file gone.pt"),
         ("interpolations", ["srgan@w.pt"], "w.pt holds no state dict, or is damaged"),
     ],
@@ -376,6 +380,36 @@ def test_a_second_run_keeps_the_record_of_what_did_not_run_again(
     assert made["notebooks"] == {"01_first": kept} and made["commit"] == second != first
 
 
+def test_an_output_with_results_of_other_pictures_is_refused(notebooks, fruits, capsys):
+    """Not of notebooks that run again."""
+    Path("others").mkdir()
+    run = ["run", "01", "03", "--output", "out", "--data"]
+    assert main([*run, str(fruits)]) == main([*run, "others"]) == 0
+    assert main(["run", "01", "--output", "out", "--data", str(fruits)]) == 1
+    error = capsys.readouterr().err
+    assert "out holds results of " in error and "others, by 03_third: choose another --ou" in error
+    assert list(json.loads(Path("out/run.json").read_text())["notebooks"]) == RAN
+
+
+def test_two_runs_at_once_into_one_output_keep_each_other_s_record(notebooks, fruits, monkeypatch):
+    def execute_both(path, *arguments):
+        if path.stem == "01_first":
+            main(["run", "03", "--data", str(fruits), "--output", "out"])
+        return execute(path, *arguments)
+
+    execute = runner._execute
+    monkeypatch.setattr(runner, "_execute", execute_both)
+    assert main(["run", "01", "--data", str(fruits), "--output", "out"]) == 0
+    assert sorted(json.loads(Path("out/run.json").read_text())["notebooks"]) == RAN
+
+
+@pytest.mark.parametrize("option", [["--data"], ["-p", "data"]])
+def test_no_pictures_are_not_the_notebooks_own(notebooks, option, capsys):
+    """As of a shell's variable that is not set."""
+    assert main(["run", "01", "--output", "out", *option, ""]) == 1
+    assert "data must be a folder or CSV file that exists" in capsys.readouterr().err
+
+
 def test_warnings_are_told_once_in_words_and_kept(notebooks, tmp_path, capsys):
     noisy = """\
 import warnings
@@ -451,6 +485,8 @@ rate = 1e-3
     [
         ("shots", [1, 0], "shots must be a list, each a whole number from 1 on: 0 is none"),
         ("shots", [1.5], "shots must be a list, each a whole number from 1 on: 1.5 is none"),
+        ("shots", [1, 2, 1], "shots has 1 twice: give it once"),
+        ("interpolations", ["bicubic", "bicubic"], "interpolations has 'bicubic' twice: give it"),
         ("shots", [], "shots must be a list, each a whole number from 1 on, not []"),
         ("seeds", [-1], "seeds must be a list, each a whole number from 0 on: -1 is none"),
         ("seeds", [False], "seeds must be a list, each a whole number from 0 on: False is n"),
@@ -620,22 +656,41 @@ def test_compare_s_page_is_there_though_the_reader_of_its_text_left(two_runs, mo
 
 def test_compare_names_what_is_no_run(two_runs, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    for folder, lacks in (("empty", "results/*.csv"), ("gone", "results/*.csv")):
-        assert main(["compare", "one", folder]) == 1
-        assert f"{folder} is no run: it has no {lacks}. Give the" in capsys.readouterr().err
     os.remove("other/run.json")
-    assert main(["compare", *two_runs]) == 1
-    assert "other is no run: it has no run.json" in capsys.readouterr().err
+    for folder in ("empty", "gone", "other"):
+        assert main(["compare", "one", folder]) == 1
+        assert f"{folder} is no run: it has no run.json. Give the" in capsys.readouterr().err
     Path("one/results/predictions.csv").write_text("a,b\n1,2\n")  # no table of results
     assert main(["compare", "one"]) == 0
-    Path("one/results/03_x.csv").write_text("a,b\n1,2\n")
+    Path("one/results/02_k_shot.csv").write_text("a,b\n1,2\n")
     assert main(["compare", "one"]) == 1
-    assert (
-        "one/results/03_x.csv is no table of results: it has no column" in capsys.readouterr().err
-    )
+    error = capsys.readouterr().err
+    assert "one/results/02_k_shot.csv is no table of results: it has no column" in error
     for again in ("one", "./one", "other/../one"):
         assert main(["compare", "one", again]) == 1
         assert "A run is given twice" in capsys.readouterr().err
+
+
+def test_compare_shows_no_table_of_a_notebook_that_was_begun_again(two_runs, capsys):
+    """run.json has no word of it until it ends: what stands there is of other parameters."""
+    shutil.copy("one/results/02_k_shot.csv", "one/results/01_zero_shot.csv")
+    assert main(["compare", "one"]) == 0
+    assert capsys.readouterr().out.count("zero") == 1
+    Path("one/results/02_k_shot.csv").unlink()
+    assert main(["compare", "one"]) == 1
+    lacks = "it has no results/*.csv of a notebook that has ended"
+    assert f"one is no run: {lacks}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["new/page.html", "folder"])
+def test_a_file_to_write_can_lie_in_a_new_folder_but_not_be_one(two_runs, capsys, place):
+    Path("folder").mkdir()
+    status = main(["compare", *two_runs, "--html", place])
+    error = capsys.readouterr().err
+    if place == "folder":
+        assert status == 2 and "'folder' is a directory" in error and "Traceback" not in error
+    else:
+        assert status == 0 and Path(place).read_text(encoding="utf-8").endswith("</html>\n")
 
 
 def test_compare_keeps_the_column_of_a_run_called_spread(two_runs, capsys):

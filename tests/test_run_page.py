@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from cliphelpers.answers import comparable, judge, read_answers, recommend
-from cliphelpers.classifiers import NearestMean, Ridge
+from cliphelpers.classifiers import Linear, NearestMean, Ridge
 from cliphelpers.command import main
-from cliphelpers.command.report import COSTS, report
+from cliphelpers.command.report import COSTS, cost_of, report
 from cliphelpers.encoders.encoder import raw_pixels
-from cliphelpers.encoders.load import load_encoders
+from cliphelpers.encoders.load import load_encoder, load_encoders
 from cliphelpers.index import index_images
 from cliphelpers.splits import make_splits
 from cliphelpers.study import Study
@@ -29,6 +29,7 @@ def encoder():
     made.name = "pixels {side}"
     return made
 """
+NAMES = ["03_linear_probe_clip", "04_linear_probe_imagenet", "05_fine_tune_clip", "07_upsampling"]
 RECORD = {
     "started": "2026-01-01T00:00:00+0000", "commit": "abc", "python": "3.12",
     "versions": {"a": "1"}, "hardware": {"machine": "Linux", "cores": 2, "gpu": None},
@@ -67,13 +68,22 @@ def output(tmp_path, fruits, specs):
     return folder
 
 
+def save(study, output):
+    """As a notebook that the command runs to its end."""
+    study.save(output)
+    record = json.loads((output / "run.json").read_text())
+    of = {"parameters": {}, "seconds": 1.0, "pictures": study.index.attrs["root"]}
+    record["notebooks"][study.name] = of
+    (output / "run.json").write_text(json.dumps(record))
+
+
 def words(page):
     return " ".join(re.sub("<[^>]*>", " ", page).split())
 
 
 def test_the_first_sentence_is_what_the_rule_says(output):
     page = words(report(output).read_text(encoding="utf-8"))
-    ways, _ = read_answers(output, "tiny-fruits")
+    ways, _ = read_answers(output, "tiny-fruits", NAMES)
     found = recommend(comparable(ways, judge(ways)))
     way = found.taken or found.best
     start = "Take " if found.taken else "Best seen is "
@@ -112,28 +122,25 @@ def test_a_slow_moment_of_the_machine_is_no_cost_of_an_encoder(output, specs, mo
     assert asked == specs * 3  # in turn
 
 
-def test_costs_are_of_the_precision_that_was_asked(output, fruits, monkeypatch):
-    index, asked = index_images(fruits), []
-    study = Study("03_linear_probe_clip", index, make_splits(index, ["official"]))
-    for side, features in ((2, "pixels, bf16"), (3, "joint, fp16, bicubic"), (4, "pixels, srgan")):
-        encoder = replace(raw_pixels(side), spec=f"module:{side}", features=features)
-        study.ask("means", NearestMean(), encoder)
-    study.run()
-    study.save(output)
+@pytest.mark.parametrize(
+    ("features", "precision"),
+    [("pixels, bf16", "bf16"), ("joint, fp16, bicubic", "fp16"), ("pixels, lanczos", "fp32")],
+)
+def test_costs_are_of_the_precision_that_was_asked(specs, features, precision, monkeypatch):
+    asked = []
 
-    def cost_of(*spec):
-        asked.append(spec)
-        return dict.fromkeys(COSTS, 1.0)
+    def load(spec, precision):
+        asked.append(precision)
+        return load_encoder(spec, precision)
 
-    monkeypatch.setattr("cliphelpers.command.report.cost_of", cost_of)
-    report(output)
-    assert asked[:3] == [("module:2", "bf16"), ("module:3", "fp16"), ("module:4", "fp32")]
+    monkeypatch.setattr("cliphelpers.command.report.load_encoder", load)
+    assert cost_of(specs[0], features)["numbers"] == 12 and asked == [precision]
 
 
 def test_predictions_are_the_answers_of_each_test_picture(output):
     report(output)
     table = pd.read_csv(output / "results" / "predictions.csv")
-    ways, index = read_answers(output, "tiny-fruits")
+    ways, index = read_answers(output, "tiny-fruits", NAMES)
     found = recommend(comparable(ways, judge(ways)))
     way = found.taken or found.best
     assert sorted(table.path) == sorted(index.path) and len(table) == 72
@@ -160,7 +167,7 @@ def test_a_run_that_learnt_from_few_alone_has_a_page_too(output, specs, fruits):
     study = Study("06_fine_tune_imagenet", index, make_splits(index, ["by_group"]))
     study.ask("class mean", NearestMean(), load_encoders(specs)[0], shots=[2])
     study.run()
-    study.save(output)
+    save(study, output)
     page = words(report(output).read_text(encoding="utf-8"))
     assert "pixels 2, class mean, k = 2" in page and "Not asked: 01_zero_shot" in page
 
@@ -172,8 +179,8 @@ def test_answers_are_compared_picture_by_picture_whatever_the_order_of_folds(out
     study = Study("04_linear_probe_imagenet", index, {"by_group": others[::-1]})
     study.ask("class mean", NearestMean(), load_encoders(specs)[0])
     study.run()
-    study.save(output)
-    ways, _ = read_answers(output, "tiny-fruits")
+    save(study, output)
+    ways, _ = read_answers(output, "tiny-fruits", NAMES)
     for way in comparable(ways, "by_group"):
         assert way.rows.tolist() == list(range(72)) and way.y.tolist() == study.y.tolist()
     answers = study.answers(method="class mean")
@@ -194,7 +201,7 @@ def test_answers_about_other_pictures_are_not_set_beside_each_other(output, spec
     study = Study("04_linear_probe_imagenet", kept, make_splits(kept, ["random"]))
     study.ask("ridge", Ridge([1.0]), load_encoders(specs)[0])
     study.run()
-    study.save(output)
+    save(study, output)
     with pytest.raises(ValueError, match="04_linear_probe_imagenet.npz is of other pictures or la"):
         report(output)
 
@@ -207,8 +214,8 @@ def test_a_method_keeps_its_encoder_whatever_is_asked_after_it(output, specs, fr
     study.ask("fine-tuned ML", NearestMean(), encoder)
     study.ask("WiSE-FT alpha=0.5", Ridge([1.0]), replace(encoder, spec=""))
     study.run()
-    study.save(output)
-    ways, _ = read_answers(output, "tiny-fruits")
+    save(study, output)
+    ways, _ = read_answers(output, "tiny-fruits", NAMES)
     methods = {way.method for way in comparable(ways, judge(ways))}
     assert "fine-tuned ML" in methods and "WiSE-FT alpha=0.5" not in methods
 
@@ -221,7 +228,7 @@ def test_a_folder_may_be_called_like_a_number_or_nothing(output, fruits, name, m
     study = Study("03_linear_probe_clip", index, make_splits(index, ["random"]))
     study.ask("ridge", Ridge([1.0]), replace(raw_pixels(2), spec="module:" + str(name)))
     study.run()
-    study.save(output)
+    save(study, output)
     cost = dict.fromkeys(COSTS, 1.0)
     monkeypatch.setattr("cliphelpers.command.report.cost_of", lambda *_: cost)
     page = words(report(output).read_text(encoding="utf-8"))
@@ -234,8 +241,8 @@ def test_shrunk_pictures_are_no_way_to_take(output, fruits, specs):
     small = with_upsampling(load_encoders(specs[1:])[0], "bicubic", 20)
     study.ask("class mean", NearestMean(), small)
     study.run()
-    study.save(output)
-    ways, _ = read_answers(output, "tiny-fruits")
+    save(study, output)
+    ways, _ = read_answers(output, "tiny-fruits", NAMES)
     assert any("from 20" in way.features for way in ways)
     assert not any("from 20" in way.features for way in comparable(ways, judge(ways)))
 
@@ -248,7 +255,7 @@ def test_the_page_is_of_the_pictures_that_were_asked_last(output, specs, draw):
     study = Study("04_linear_probe_imagenet", index, make_splits(index, ["random"]))
     study.ask("ridge", Ridge([1.0]), load_encoders(specs)[0])
     study.run()
-    study.save(output)
+    save(study, output)
     page = words(report(output).read_text(encoding="utf-8"))
     assert page.count("other: which image encoder") == 2 and "of 1 encoders (pixels 2)" in page
 
@@ -264,8 +271,66 @@ def test_a_page_is_made_though_the_pictures_are_gone_or_faulty_now(output, fruit
     (output / "run.json").write_text(json.dumps(record))
     page = words(report(output).read_text(encoding="utf-8"))
     assert "has no class folder with pictures" in page
+    shutil.rmtree(folder)
+    assert f"{folder} is not there any more" in report(output).read_text(encoding="utf-8")
+
+
+def test_what_a_notebook_left_that_was_begun_again_is_on_no_page(output, specs, fruits, capsys):
+    """run.json has no word of it until it ends: what stands there is of other parameters."""
+    index = index_images(fruits)
+    study = Study("04_linear_probe_imagenet", index, make_splits(index, ["by_group"]))
+    study.ask("of another run", Ridge([1.0]), load_encoders(specs)[0])
+    study.run()
+    study.save(output)
+    assert "of another run" not in report(output).read_text(encoding="utf-8")
+    record = json.loads((output / "run.json").read_text())
     (output / "run.json").write_text(json.dumps(record | {"notebooks": {}}))
-    assert "is not there any more" in report(output).read_text(encoding="utf-8")
+    assert main(["report", str(output)]) == 1
+    assert "has no tables of results yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seeds", [[0, 1], [0, 1, 2], [2, 0, 1]])
+def test_of_several_seeds_the_page_has_the_mean(output, specs, fruits, seeds):
+    index = index_images(fruits)
+    study = Study("05_fine_tune_clip", index, make_splits(index, ["by_group"]))
+    study.ask("few", NearestMean(), load_encoders(specs)[0], shots=[1], seeds=seeds)
+    mean = study.run().iloc[0]
+    save(study, output)
+    rows = pd.read_csv(output / "results" / "05_fine_tune_clip.csv")
+    assert rows[rows.metric == "top-1"].value.nunique() > 1
+    page = words(report(output).read_text(encoding="utf-8"))
+    told = f"few 1 a class {100 * mean.value:.1f} ({100 * mean.low:.1f} to {100 * mean.high:.1f})"
+    assert told in page
+
+
+@pytest.mark.parametrize("first", [1.0, 0.1])
+def test_of_two_notebooks_answers_the_later_one_s_stands_in_the_table_too(
+    output, specs, fruits, first
+):
+    index, encoder = index_images(fruits), load_encoders(specs)[0]
+    for number, share in (("01_zero_shot", first), ("02_k_shot", 0.0)):
+        study = Study(number, index, make_splits(index, ["by_group"]))
+        head = np.random.default_rng(int(10 * share)).normal(size=(12, 4)).astype(np.float32)
+        study.ask("zero-shot", Linear((head, 0)), encoder)
+        told = study.run().iloc[0]
+        save(study, output)
+    page = words(report(output).read_text(encoding="utf-8"))
+    assert f"zero-shot none {100 * told.value:.1f} (" in page
+
+
+def test_ways_to_enlarge_are_told_apart_and_srgan_costs_its_own_time(output, specs, fruits):
+    index = index_images(fruits)
+    study = Study("05_fine_tune_clip", index, make_splits(index, ["by_group"]))
+    for way in ("bicubic", "lanczos", "srgan"):
+        encoder = replace(load_encoders(specs)[0], features=f"pixels, {way}")
+        study.ask("fine-tuned ML", NearestMean(), encoder)
+    study.run()
+    save(study, output)
+    page = words(report(output).read_text(encoding="utf-8"))
+    for name in ("pixels 2", "pixels 2, lanczos", "pixels 2, srgan"):
+        assert f" {name} fine-tuned ML all " in page
+    costs = pd.read_csv(output / "results" / "costs.csv").set_index("encoder").milliseconds
+    assert costs["pixels 2, srgan"] > 10 * costs["pixels 2, lanczos"] > 0
 
 
 def test_the_commands_that_repeat_a_run_keep_each_notebook_s_parameters(output):
@@ -304,7 +369,7 @@ def test_what_is_no_run_or_damaged_is_named(output, tmp_path, capsys):
 
 
 def test_answers_are_read_as_they_were_given(output, fruits):
-    ways, index = read_answers(output, "tiny-fruits")
+    ways, index = read_answers(output, "tiny-fruits", NAMES)
     whole = index_images(fruits)
     assert index.path.tolist() == whole.path.tolist()
     assert {(way.method, way.shots, way.labels) for way in ways if way.split == "by_group"} == {

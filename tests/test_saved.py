@@ -382,6 +382,35 @@ def test_predict_writes_a_row_for_each_picture_of_files_folders_and_lists(
     pd.testing.assert_frame_equal(again[words], table[words])
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_an_interrupted_predict_leaves_an_earlier_table_as_it_was(
+    study, output, tmp_path, monkeypatch, error
+):
+    file, pictures = tmp_path / "told.csv", list(study.index.path[:3])
+    asked = ["predict", str(folder_of(output, "means")), *pictures, "--output", str(file)]
+    assert main(asked) == 0
+    before, describe, seen = file.read_bytes(), SavedClassifier.describe, []
+
+    def stopping(self, paths):
+        seen.extend(paths)
+        if len(seen) > 1:
+            raise error
+        return describe(self, paths)
+
+    monkeypatch.setattr("cliphelpers.command.predict.AT_ONCE", 1)
+    monkeypatch.setattr("cliphelpers.saved.SavedClassifier.describe", stopping)
+    assert main(asked) == 1 and len(seen) == 2 and file.read_bytes() == before
+
+
+def test_predict_s_table_can_lie_in_a_new_folder_but_not_be_one(study, output, tmp_path, capsys):
+    asked = ["predict", str(folder_of(output, "means")), study.index.path[0], "--output"]
+    assert main([*asked, str(tmp_path / "new" / "told.csv")]) == 0
+    assert len(pd.read_csv(tmp_path / "new" / "told.csv")) == 1
+    capsys.readouterr()
+    assert main([*asked, str(tmp_path)]) == 2
+    assert "is a directory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", ["label\nx\n", "path,file\na,b\n"])
 def test_a_list_without_one_column_of_paths_is_refused(output, tmp_path, capsys, content):
     (tmp_path / "list.csv").write_text(content)

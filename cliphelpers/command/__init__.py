@@ -1,5 +1,8 @@
 """The command ``cliphelpers``: run, report, predict, export, compare, check, extract, download."""
 
+import io
+import sys
+
 import click
 
 
@@ -19,7 +22,7 @@ def main(arguments=None):
     """
     try:
         return _commands.main(arguments, "cliphelpers", standalone_mode=False) or 0
-    except click.UsageError as error:
+    except click.ClickException as error:
         error.show()
         return error.exit_code
     except (ValueError, OSError, RuntimeError) as error:
@@ -51,7 +54,7 @@ def _run(notebooks, data, parameters, output):
     from cliphelpers.command.run import parse_value, run
 
     given = {name: parse_value(value) for name, value in parameters}
-    run(notebooks, given | ({"data": data} if data else {}), output)
+    run(notebooks, given | ({} if data is None else {"data": data}), output)
     from cliphelpers.command.report import report  # not before: torch would take memory meanwhile
 
     click.echo(f"The answer, with tables, figures and executed notebooks, is {report(output)}")
@@ -67,6 +70,7 @@ def _report(output, pdf):
     print(report(output, pdf))
 
 
+_file = click.Path(dir_okay=False, writable=True)
 _encoder = click.option(
     "--encoder", metavar="TEXT",
     help="Where the encoder's weights are now. A module: text must be given: it executes the file.",
@@ -77,18 +81,21 @@ _encoder = click.option(
 @click.argument("folder")
 @click.argument("pictures", nargs=-1, required=True)
 @click.option(
-    "--output", default="-", metavar="FILE", help="A CSV file; by default standard output.",
-    type=click.File("w", "utf-8", errors="backslashreplace", atomic=True),
-)  # fmt: skip
+    "--output", metavar="FILE", type=_file, help="A CSV file; by default standard output."
+)
 @_encoder
 def _predict(folder, pictures, output, encoder):
     """Tell pictures by a classifier that a run has saved.
 
     FOLDER is such as output/classifiers/STUDY/NAME; PICTURES are files, folders and CSV files.
     """
+    from cliphelpers.cache import write_atomically
     from cliphelpers.command.predict import predict
 
-    predict(folder, pictures, output, encoder)
+    text = io.StringIO() if output else sys.stdout
+    predict(folder, pictures, text, encoder)
+    if output:  # all of it or nothing, so that no half replaces an earlier one
+        write_atomically(output, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 @_commands.command("export")
@@ -105,17 +112,18 @@ def _export(folder, onnx, encoder):
 
 @_commands.command("compare")
 @click.argument("runs", nargs=-1, required=True)
-@click.option("--html", type=click.File("w", "utf-8"), help="Write them as a page, too.")
+@click.option("--html", metavar="FILE", type=_file, help="Write them as a page, too.")
 def _compare(runs, html):
     """Show in what several runs differ, and their tables side by side.
 
     RUNS are what --output of each was.
     """
+    from cliphelpers.cache import write_atomically
     from cliphelpers.command.compare import compare, describe, to_html, what_differs
 
     table, captions, differing = compare(runs), [describe(one) for one in runs], what_differs(runs)
     if html:
-        html.write(to_html(table, captions, differing))
+        write_atomically(html, to_html(table, captions, differing).encode())
     print(*captions, "In what they differ:", differing.to_string(), "What came out:", sep="\n")
     print(table.to_string(float_format="{:.3f}".format, na_rep="–"))
 

@@ -26,6 +26,16 @@ def read_record(folder):
     return record
 
 
+def table_files(folder):
+    """Tables of results of a run's notebooks: list of Path, sorted.
+
+    None of a notebook that was begun again and has not ended: what stands there is another run's.
+    """
+    notebooks = read_record(folder)["notebooks"]
+    found = [*Path(folder).glob("results/*.csv"), *Path(folder).glob("*.csv")]
+    return sorted(file for file in found if file.stem in notebooks)
+
+
 def compare(folders):
     """What several runs measured, a column for each.
 
@@ -58,14 +68,12 @@ def compare(folders):
 
 
 def _results(folder):
-    tables = "[0-9]*.csv"  # no others, such as predictions
-    found = sorted([*Path(folder).glob(f"results/{tables}"), *Path(folder).glob(tables)])
-    files = [file for file in found if not file.stem.endswith("_curves")]
-    if not files or not Path(folder, "run.json").is_file():
-        raise RunError(
-            f"{folder} is no run: it has no {'run.json' if files else 'results/*.csv'}. "
-            "Give the --output of a `cliphelpers run`"
-        )
+    recorded = Path(folder, "run.json").is_file()
+    files = table_files(folder) if recorded else []
+    if not files:
+        lacks = "results/*.csv of a notebook that has ended" if recorded else "run.json"
+        todo = "Give the --output of a `cliphelpers run`"
+        raise RunError(f"{folder} is no run: it has no {lacks}. {todo}")
     text = dict.fromkeys(_ROWS, str)
     tables = [pd.read_csv(file, dtype=text, keep_default_na=False) for file in files]
     for file, table in zip(files, tables, strict=True):

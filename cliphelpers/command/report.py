@@ -17,11 +17,13 @@ import pandas as pd
 from cliphelpers import plots
 from cliphelpers.answers import MARGIN, comparable, judge, read_answers, recommend
 from cliphelpers.command.check import check
-from cliphelpers.command.compare import RunError, read_record
+from cliphelpers.command.compare import RunError, read_record, table_files
 from cliphelpers.command.run import NOTEBOOKS, find_notebooks, read_defaults
 from cliphelpers.encoders.encoder import PRECISIONS, encode_batch
 from cliphelpers.encoders.load import absolute, load_encoder
-from cliphelpers.study import read_results
+from cliphelpers.srgan import upscale
+from cliphelpers.study import of_seeds_the_mean, read_results
+from cliphelpers.upsampling import upsampled
 
 COSTS = ["milliseconds", "parameters", "megabytes", "numbers"]
 _BATCH, _ROUNDS = 16, 3  # encoders are timed in turn, since a machine has slow moments
@@ -52,12 +54,15 @@ def report(output, pdf=False):
         It is no run, or has no tables yet.
     """
     output = Path(output)
-    record, tables = read_record(output), sorted(output.glob("results/0*[!s].csv"))
+    record, tables = read_record(output), table_files(output)
     if not tables:
         raise RunError(f"{output} has no tables of results yet: run a notebook first")
     rows = pd.concat(map(read_results, sorted(tables, key=os.path.getmtime)))
     rows = rows[rows.dataset == rows.dataset.iloc[-1]]  # what was run last
-    ways, index = read_answers(output, rows.dataset.iloc[-1])
+    rows["encoder"] = list(map(_seen_by, rows.encoder, rows.features))
+    ways, index = read_answers(output, rows.dataset.iloc[-1], [file.stem for file in tables])
+    for way in ways:
+        way.encoder = _seen_by(way.encoder, way.features)
     split, costs = judge(ways), _costs(ways)
     costs.to_csv(output / "results" / "costs.csv", index=False, float_format="%.3f")
     own = comparable(ways, split)
@@ -124,7 +129,7 @@ def _changes(rows):
 
 def _costs(ways):
     """What each encoder costs on this device: a row each."""
-    specs = {way.encoder: (way.spec, _precision(way.features)) for way in ways if way.spec}
+    specs = {way.encoder: (way.spec, way.features) for way in ways if way.spec}
     rounds = [
         cost_of(*spec) | {"encoder": name} for _ in range(_ROUNDS) for name, spec in specs.items()
     ]
@@ -132,27 +137,40 @@ def _costs(ways):
     return costs.groupby("encoder", sort=False, as_index=False).min()
 
 
-def _precision(features):
-    """In which precision features were computed, which they name if it is not fp32."""
-    return max(set(features.split(", ")) & set(PRECISIONS), default="fp32")
+def _seen_by(encoder, features):
+    """An encoder's name, with the way to enlarge its pictures where that is not the usual one."""
+    way = str(features).split(", ")[-1]
+    return f"{encoder}, {way}" if way.startswith(("bilinear", "lanczos", "srgan")) else encoder
 
 
-def cost_of(spec, precision="fp32"):
+def cost_of(spec, features="features"):
     """Milliseconds a picture (batches of 16, the network alone), millions of parameters, megabytes
-    of weights, and numbers a picture, of the encoder that a text names."""
+    of weights, and numbers a picture, of the encoder that a text names.
+
+    What ``features`` are called in results says in what precision they were computed, and whether
+    SRGAN enlarged the pictures: its network counts, too, with pictures of 100x100.
+    """
+    words = features.split(", ")
+    precision = max(set(words) & set(PRECISIONS), default="fp32")
     encoder = load_encoder(absolute(spec, NOTEBOOKS), precision)
     weights = [*encoder.module.parameters(), *encoder.module.buffers()]
     pictures = np.zeros((_BATCH, *[encoder.preprocess.size] * 2, 3), np.uint8)
     size = encode_batch(encoder, pictures).shape[1]
     seconds = min(timeit.repeat(lambda: encode_batch(encoder, pictures), number=1, repeat=5))
+    seconds /= _BATCH
+    if words[-1].startswith("srgan"):
+        generator = upsampled(encoder.preprocess, words[-1]).generator
+        small = np.zeros((100, 100, 3), np.uint8)
+        seconds += min(timeit.repeat(lambda: upscale(generator, small), number=1, repeat=2))
     parameters = sum(weight.numel() for weight in encoder.module.parameters()) / 1e6
     megabytes = sum(weight.nbytes for weight in weights) / 1e6
-    return dict(zip(COSTS, (1000 * seconds / _BATCH, parameters, megabytes, size), strict=True))
+    return dict(zip(COSTS, (1000 * seconds, parameters, megabytes, size), strict=True))
 
 
 def _table(rows, costs):
     """Accuracies by split, a row for each encoder and method: columns, and rows of texts."""
     rows = rows[(rows.metric == "top-1") & ~rows.method.str.startswith("WiSE-FT")]
+    rows = of_seeds_the_mean(rows)
     tuned = rows.experiment.str[:2].isin(["05", "06"])
     rows = rows[(rows.shots.isna() | tuned) & ~rows.experiment.str.startswith("07")]
     few = [f"{k:.0f} a class" if k > 0 else "all" for k in rows.shots]
@@ -160,7 +178,8 @@ def _table(rows, costs):
     shares = 100 * rows[["value", "low", "high", "balanced"]]
     rows["told"] = ["{:.1f} ({:.1f} to {:.1f}) {:.1f}".format(*row) for row in shares.values]
     key = ["encoder", "method", "learnt"]
-    table = rows.sort_values("n").pivot_table("told", key, "split", aggfunc="last")
+    rows = rows.sort_values(["n", "experiment"], kind="stable")  # as of answers the last stands
+    table = rows.pivot_table("told", key, "split", aggfunc="last")
     table = table.reset_index().merge(costs, "left", "encoder")
     table = table.sort_values(["milliseconds", "encoder", "method"], kind="stable")
     for name, digits in zip(COSTS, (1, 1, 0, 0), strict=True):
@@ -211,7 +230,7 @@ def _troubles(record):
     """What ``check`` prints of the pictures, and the warnings of the run: a text."""
     runs = [*record["notebooks"].values()]
     said = [words for one in runs for words in one.get("warnings", [])]
-    pictures = runs[-1].get("pictures") if runs else None
+    pictures = runs[-1].get("pictures")
     if not pictures or not os.path.exists(pictures):
         gone = f"{pictures or 'What the run was on'} is not there any more"
         return "\n".join([*dict.fromkeys(said), gone])

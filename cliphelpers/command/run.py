@@ -19,6 +19,7 @@ import papermill
 from tqdm.auto import tqdm
 from traitlets.config import Config
 
+from cliphelpers.cache import write_atomically
 from cliphelpers.command.compare import RunError, read_record
 from cliphelpers.progress import WARNING
 
@@ -70,27 +71,26 @@ def run(names=(), parameters=None, output="output"):
         prepared = apart.submit(_prepare, typed, defaults, NOTEBOOKS)
         given, environment, auto = prepared.result()
     given["output"] = str(output)
-    earlier = read_record(output)["notebooks"] if (output / "run.json").exists() else {}
-    warned, record = _Warnings(), environment | {"notebooks": earlier}
+    passes = {path: {n: v for n, v in given.items() if n in own} for path, own in defaults.items()}
+    pictures = {path: _pictures(passes[path], own) for path, own in defaults.items()}
+    _check_output(output, {path.stem: place for path, place in pictures.items()})
+    warned = _Warnings()
     (output / "notebooks").mkdir(parents=True, exist_ok=True)
     for path, own in defaults.items():
-        record["notebooks"].pop(path.stem, None)  # what it said is not true of a run that fails
-        _save(record, output)
-        passed = {name: value for name, value in given.items() if name in own}
-        before = len(warned.said)
+        _note(output, environment, path.stem)  # what it said is not true of a run that fails
+        passed, before = passes[path], len(warned.said)
         used = {name: typed.get(name, value) for name, value in own.items()}
         precision = used.get("precision")
         times = _execute(path, output / "notebooks" / path.name, passed, warned)
-        record["notebooks"][path.stem] = environment | {
+        _note(output, environment, path.stem, environment | {
             "started": times["start_time"],
             "peak_memory_gib": _peak_memory(),
             "parameters": used,
-            "pictures": str(Path(NOTEBOOKS, passed.get("data", own.get("data", ""))).resolve()),
+            "pictures": pictures[path],
             "precision": auto if precision == "auto" else precision,
             "seconds": round(times["duration"], 1),
             "warnings": list(dict.fromkeys(warned.said[before:])),
-        }
-        _save(record, output)
+        })  # fmt: skip
 
 
 def find_notebooks(names=()):
@@ -207,9 +207,30 @@ def _execute(path, target, parameters, warned):
 # ------------------------------------------------------------------------------- run.json
 
 
-def _save(record, output):
-    text = json.dumps(record | {"peak_memory_gib": _peak_memory()}, indent=2, ensure_ascii=False)
-    (output / "run.json").write_text(text, encoding="utf-8")
+def _pictures(passed, own):
+    return str(Path(NOTEBOOKS, passed.get("data", own.get("data", ""))).resolve())
+
+
+def _earlier(output):
+    return read_record(output)["notebooks"] if (output / "run.json").exists() else {}
+
+
+def _check_output(output, pictures):
+    """Refuse an output with results of other pictures, by other notebooks: one page has both."""
+    for name, one in _earlier(output).items():
+        there = one.get("pictures")
+        if there and name not in pictures and there not in pictures.values():
+            words = f"{output} holds results of {there}, by {name}"
+            raise RunError(f"{words}: choose another --output, or run all notebooks again")
+
+
+def _note(output, environment, name, ran=None):
+    """Write of a notebook what its run was, or that it has none; others' may have been added."""
+    notebooks = {stem: one for stem, one in _earlier(output).items() if stem != name}
+    notebooks |= {name: ran} if ran else {}
+    record = environment | {"notebooks": notebooks, "peak_memory_gib": _peak_memory()}
+    text = json.dumps(record, indent=2, ensure_ascii=False)
+    write_atomically(output / "run.json", text.encode("utf-8"))
 
 
 def _environment(folder, gpu):
