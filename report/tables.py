@@ -300,7 +300,8 @@ def _decimals(row):
 def upsampling(run):
     """Accuracy with SRGAN less that with bicubic interpolation."""
     rows = find(read(run), "07")
-    rows = rows[(rows.metric == "top-1 difference") & rows.method.isin(["zero-shot", "ridge"])]
+    methods = ["zero-shot", "ridge", "logistic regression"]
+    rows = rows[(rows.metric == "top-1 difference") & rows.method.isin(methods)]
     found = rows.features.str.extract(r"srgan from (\d+) − bicubic", expand=False)
     rows = rows.assign(pixels=found).dropna(subset="pixels")
     return _pivot(
