@@ -107,6 +107,17 @@ def test_the_table_has_every_encoder_and_split_as_results_do(output):
     assert (costs.milliseconds > 0).all() and (costs.parameters == 0).all()
 
 
+def test_what_leaks_is_told_only_where_a_random_split_flatters(output, monkeypatch):
+    ways, _ = read_answers(output, "tiny-fruits", NAMES)
+    ridge = [way for way in ways if way.method == "ridge"]
+    low, high = (pick(ridge, key=lambda way: way.right.mean()) for pick in (min, max))
+    assert low.right.mean() < high.right.mean()
+    told = {"a random split flatters": (high, low), "What leaks: nothing": (low, high)}
+    for said, pair in (told | {"leaks: nothing that shows": (low, low)}).items():
+        monkeypatch.setattr("cliphelpers.command.report._pairs", lambda *_, pair=pair: [pair])
+        assert said in words(report(output).read_text(encoding="utf-8"))
+
+
 def test_a_slow_moment_of_the_machine_is_no_cost_of_an_encoder(output, specs, monkeypatch):
     asked = []
 

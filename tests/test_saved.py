@@ -352,7 +352,7 @@ def test_predict_writes_a_row_for_each_picture_of_files_folders_and_lists(
     (pictures / "bad.jpg").write_text("no picture")
     pd.DataFrame({"File name": old[1:3], "note": "x"}).to_csv(tmp_path / "list.csv", index=False)
     places = [str(pictures), str(tmp_path / "list.csv"), old[4], old[4], str(tmp_path / "gone.png")]
-    assert main(["predict", str(folder), *places]) == 0
+    assert main(["predict", str(folder), *places, "--output", "-"]) == 0
     table = pd.read_csv(StringIO(capsys.readouterr().out), keep_default_na=False)
     names = ["path", "class", "probability", "second", "cosine", "note"]
     assert list(table.columns) == names

@@ -1,7 +1,6 @@
 """The command ``cliphelpers``: run, report, predict, export, compare, check, extract, download."""
 
 import io
-import sys
 
 import click
 
@@ -81,8 +80,9 @@ _encoder = click.option(
 @click.argument("folder")
 @click.argument("pictures", nargs=-1, required=True)
 @click.option(
-    "--output", metavar="FILE", type=_file, help="A CSV file; by default standard output."
-)
+    "--output", default="-", metavar="FILE", type=_file,
+    help="A CSV file; by default standard output.",
+)  # fmt: skip
 @_encoder
 def _predict(folder, pictures, output, encoder):
     """Tell pictures by a classifier that a run has saved.
@@ -92,10 +92,13 @@ def _predict(folder, pictures, output, encoder):
     from cliphelpers.cache import write_atomically
     from cliphelpers.command.predict import predict
 
-    text = io.StringIO() if output else sys.stdout
+    as_bytes = "utf-8", "backslashreplace"  # names of files need not be text
+    if output == "-":
+        predict(folder, pictures, click.open_file("-", "w", *as_bytes), encoder)
+        return
+    text = io.StringIO()  # all of it or nothing, so that no half replaces an earlier one
     predict(folder, pictures, text, encoder)
-    if output:  # all of it or nothing, so that no half replaces an earlier one
-        write_atomically(output, text.getvalue().encode("utf-8", "backslashreplace"))
+    write_atomically(output, text.getvalue().encode(*as_bytes))
 
 
 @_commands.command("export")

@@ -50,8 +50,8 @@ def run(names=(), parameters=None, output="output"):
     ------
     RunError
         Before anything runs: an unknown notebook or parameter, no encoder for a notebook, an
-        output among the pictures, an unreadable ``run.json``. Later: a cell failed; what was done
-        is kept.
+        output among the pictures or with results of others, an unreadable ``run.json``. Later: a
+        cell failed; what was done is kept.
     ParameterError, EncoderError
         Before anything runs: an impossible value, or an encoder that cannot be made.
     """
