@@ -5,6 +5,7 @@ is "train", "val", "test" or "" (not stated); ``group`` names what a picture was
 other pictures (a video clip, an object, a day, a camera), or is "" where nobody has said.
 """
 
+import os
 import re
 import warnings
 from pathlib import Path
@@ -57,13 +58,13 @@ def index_images(root):
         No pictures in class folders, a folder one level too high, a class without training
         pictures, a single class, or a faulty manifest.
     """
+    if not os.path.exists(root):  # Path("") is the current folder
+        raise FileNotFoundError(f"There is no folder or CSV file {str(root) or repr(root)}")
     root = Path(root)
     if root.is_file():
         index, folder, name = from_manifest(root), root.parent, root.resolve().stem
-    elif root.is_dir():
-        index, folder, name = from_folders(root), root, root.resolve().name
     else:
-        raise FileNotFoundError(f"There is no folder or CSV file {root}")
+        index, folder, name = from_folders(root), root, root.resolve().name
     untrained = sorted(set(index.label) - set(index.label[index.split == "train"]))
     if untrained and (index.split != "").any():
         raise ValueError(f"The class {untrained[0]!r} of {root} has no training pictures")

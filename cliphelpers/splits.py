@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_string_dtype
 
 from cliphelpers.images import tell
 from cliphelpers.looks import looks
@@ -198,7 +199,13 @@ def make_splits(index, names, seed=0, folds=None, tested=None):
     ------
     ValueError
         An unknown name, or a folder that cannot be split at all.
+    TypeError
+        The index lacks a column, or one has other values than str.
     """
+    for column in ("path", "label", "split", "group"):
+        cells = index.get(column, pd.Series([None]))
+        if not is_string_dtype(cells) or cells.dtype == "category" or cells.isna().any():
+            raise TypeError(f'The index needs a column {column} of nothing but str, "" for unknown')
     made = {}
     for name in names:
         if name not in SPLITS:

@@ -24,7 +24,7 @@ def read_table(file):
     Raises
     ------
     ValueError
-        It is no such file, or a line has more cells than the first.
+        It is no such file, a line has more cells than the first, or quotes are not closed.
     """
     try:
         with open(file, encoding="utf-8") as text:
@@ -35,6 +35,9 @@ def read_table(file):
         )  # fmt: skip
     except ValueError as error:  # pandas' errors and wrong encodings are among them
         raise ValueError(f"{file} is no CSV table in UTF-8: {error}") from error
+    broken = table.apply(lambda column: column.str.contains("[\r\n]")).any(axis=1)
+    if broken.any():
+        raise ValueError(f"Line {broken.idxmax() + 1} of {file} ends within quotes: close them")
     table = table[(table != "").any(axis=1)]
     if table.empty:
         raise ValueError(f"{file} is empty")
@@ -105,7 +108,8 @@ def _read_manifest(file):
 
 
 def _found(folder, path):
-    """Where a path of a manifest leads. Windows' backslashes are read as slashes."""
+    """Where a path of a manifest leads. Windows' backslashes are read as slashes, and spaces at
+    its ends are dropped, unless there is such a file."""
     if not os.path.isfile(os.path.join(folder, path)):
-        path = path.replace("\\", "/")
+        path = path.replace("\\", "/").strip()
     return os.path.join(folder, os.path.normpath(path))

@@ -73,7 +73,8 @@ def records(run):
 
 def interval(row):
     """A value and its interval in percent, such as 12.3 % (10.1 to 14.5)."""
-    return f"{row.value * 100:.1f} % ({row.low * 100:.1f} to {row.high * 100:.1f})"
+    shares = [round(100 * share, 1) + 0.0 for share in (row.value, row.low, row.high)]  # no -0.0
+    return "{:.1f} % ({:.1f} to {:.1f})".format(*shares)
 
 
 def cell(row):

@@ -772,7 +772,7 @@ def test_check_shows_what_it_understood(kept_here, fruits, capsys):
     text = [" ".join(line.split()) for line in lines]
     assert text[:2] == ["72 pictures, 0 with problems", "test train pictures"]
     assert text[2:7] == [f"{c} 6 12 18" for c in SHAPES] + ["all 4 classes 24 48 72"]
-    assert text[7] == "12 groups of 72 pictures are named"
+    assert text[7] == "12 groups of 72 pictures are named, 12 of them in several parts"
     assert text[8] == "Sizes: smallest 100x100, median 100x100, largest 100x100"
     assert "test pictures are near copies of training pictures" in text[9]
     at = text.index("split fold training validation test")

@@ -355,6 +355,14 @@ def test_a_missing_folder_is_named(tmp_path):
         index_images(tmp_path / "absent")
 
 
+def test_an_empty_text_is_not_the_current_folder(tmp_path, monkeypatch):
+    """As of a shell's variable that is not set."""
+    tree(tmp_path, "cat/a.png", "dog/b.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="There is no folder or CSV file ''"):
+        index_images("")
+
+
 def test_the_name_of_an_index_is_that_of_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tree(tmp_path / "fruits.v2", "cat/a.png", "dog/b.png"))
     assert index_images(tmp_path / "fruits.v2").attrs["name"] == "fruits.v2"
@@ -406,6 +414,8 @@ def test_manifest_of_two_columns_with_an_absolute_path_and_labels_that_look_like
             "no CSV table .* Expected 2 fields in line 2",
         ),
         ('path,label\na.png,"cat\n', "pets.csv is no CSV table"),
+        ('path,label\n"a.png,cat\nc.png,"dog"\n', "Line 2 of .* ends within quotes: close them"),
+        ('path,label\na.png,cat\nc.png,"dog\nb.png,"cat"\n', "Line 3 of .* within quotes"),
         ("path,image,label\na.png,a.png,cat\n", "unknown or repeated columns .'path'."),
         ("path,label\na.png,cat\nc.png,cat\n", "pets.csv are of one class, 'cat'"),
     ],
@@ -464,9 +474,10 @@ def test_manifests_as_people_and_programs_write_them(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "path", [r"deep er\b.png", r".\deep er\b.png", r"deep er\..\deep er/b.png"]
+    "path",
+    [r"deep er\b.png", r".\deep er\b.png", r"deep er\..\deep er/b.png", "deep er/b.png  "],
 )
-def test_backslashes_lead_to_the_picture(tmp_path, path):
+def test_backslashes_and_spaces_at_the_ends_lead_to_the_picture(tmp_path, path):
     file = manifest(tmp_path, f"path,label\na.png,cat\n{path},dog\n")
     assert list(index_images(file).path)[1] == str(tmp_path / "deep er" / "b.png")
 

@@ -6,6 +6,7 @@ import unicodedata
 import warnings
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -434,6 +435,25 @@ def test_make_splits_refuses_an_unknown_name():
         ValueError, match="Unknown split 'clips': use some of official, by_group, by_look, random"
     ):
         make_splits(index_of(("a", "", "", 8)), ["clips"])
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("label", [0, 1, 0, 1]),
+        ("label", pd.Categorical(["a", "b", "a", "b"])),
+        ("label", ["a", "b", "a", None]),
+        ("group", ["r0", np.nan, "r1", "r1"]),
+        ("split", [None] * 4),
+        ("path", [Path("a.png"), Path("b.png"), Path("c.png"), Path("d.png")]),
+    ],
+)
+def test_make_splits_names_a_column_of_a_user_s_index_that_is_not_all_str(column, values):
+    index = index_of(("a", "", "", 4)).assign(**{column: values})
+    with pytest.raises(TypeError, match=f"The index needs a column {column} of nothing but str"):
+        make_splits(index, ["random"])
+    with pytest.raises(TypeError, match=f"The index needs a column {column} of nothing but str"):
+        make_splits(index.drop(columns=column), ["random"])
 
 
 def test_folds_know_their_split_and_number_and_fewer_can_be_taken(painted):

@@ -57,9 +57,10 @@ def _show_classes(index):
     table = table.rename(columns={every: "pictures"}).rename_axis(index=None, columns=None)
     print(table.to_string(max_rows=24))
     named = index[index["group"] != ""]
-    groups = named.groupby(["label", "group"]).ngroups
-    found = f"{groups} groups of {len(named)} pictures are named"
-    print(found if groups else "No groups are named: looks are found")
+    parts = named.groupby(["label", "group"]).split.nunique()
+    found = f"{len(parts)} groups of {len(named)} pictures are named"
+    found += f", {sum(parts > 1)} of them in several parts" if any(parts > 1) else ""
+    print(found if len(parts) else "No groups are named: looks are found")
     sizes = sorted(zip(index.width, index.height, strict=True), key=math.prod)
     three = ["{}x{}".format(*sizes[place]) for place in (0, len(sizes) // 2, -1)]
     print("Sizes: smallest {}, median {}, largest {}".format(*three))
