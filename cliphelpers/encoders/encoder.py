@@ -41,9 +41,8 @@ class Encoder:
     projection : nn.Module, optional
         From features (D) to the joint embedding (E) of pictures and texts.
     logit_scale : float, optional
-        Factor of the cosine similarities, exp of CLIP's learned log temperature.
-    logit_bias : float
-        What sigmoid models (SigLIP) add to the scaled similarities; 0 for all others.
+        Factor of the cosine similarities, exp of CLIP's learned log temperature. What sigmoid
+        models (SigLIP) add to all of them alike changes no answer and is left out.
     joint : bool
         Whether its features are the joint embedding, of length 1, times ``logit_scale``: there
         text weights are a linear head. See :func:`joint`.
@@ -72,7 +71,6 @@ class Encoder:
     tokenizer: Callable | None = None
     projection: nn.Module | None = None
     logit_scale: float | None = None
-    logit_bias: float = 0.0
     joint: bool = False
     precision: str = "fp32"
     device: str = field(default_factory=lambda: default_device())

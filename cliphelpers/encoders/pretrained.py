@@ -72,8 +72,7 @@ def clip_encoder(name, model, preprocess, tokenizer):
     module, projection = before_projection(model.visual)
     model.visual = nn.Module()
     model.visual.conv1 = getattr(model, "token_embedding", None)  # clip's text asks for its dtype
-    scale, bias = model.logit_scale.exp().item(), getattr(model, "logit_bias", None)
-    text = (model, tokenizer, projection, scale, 0.0 if bias is None else bias.item())
+    text = model, tokenizer, projection, model.logit_scale.exp().item()
     return Encoder(name, module, preprocess, "pre-projection", *text)
 
 
