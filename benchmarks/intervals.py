@@ -1,10 +1,11 @@
 """How often does an interval hold the truth, and how wide is it? A simulation.
 
-    python benchmarks/intervals.py        # writes benchmarks/intervals.csv, about three minutes
+    python benchmarks/intervals.py        # writes benchmarks/intervals.csv, about ten minutes
 
 Right and wrong answers are drawn for classes of groups of pictures (clips, days, cameras): a
-picture's log-odds are those of its class plus those of its group. Intervals of 95 % are put to
-three truths on the same classes and new groups:
+picture's log-odds are those of its class plus those of its group. Where groups are ``uneven``, as
+looks are, each is half as large as the one before, and ``pictures`` is their mean. Intervals of
+95 % are put to three truths on the same classes and new groups:
 
 - ``accuracy``: of one encoder;
 - ``difference``: of two encoders on the same pictures, whose group effects correlate by a half;
@@ -25,7 +26,10 @@ from scipy.special import expit
 
 from cliphelpers.evaluation import interval
 
-SIZES = [(4, 4, 4), (4, 3, 20), (30, 2, 10), (30, 3, 36), (122, 2, 80)]  # classes, groups, pictures
+SIZES = [  # classes, groups, pictures, uneven
+    (4, 4, 4, 0), (4, 3, 20, 0), (30, 2, 10, 0), (30, 3, 36, 0), (122, 2, 80, 0),
+    (5, 5, 10, 1), (30, 5, 10, 1),
+]  # fmt: skip
 EFFECTS = [(0, 0.5), (0, 2), (2, 0.5), (2, 2)]  # standard deviations of class and group, log-odds
 ACCURACIES = [0.2, 0.7, 0.98]
 SEEDS, SEED_EFFECT = 5, 0.3
@@ -41,11 +45,13 @@ def resampled(values, groups, seed):
     return np.quantile((drawn @ sums) / (drawn @ sizes), [0.025, 0.975])
 
 
-def cell(classes, groups, pictures, class_effect, group_effect, accuracy, seed=0):
+def cell(classes, groups, pictures, uneven, class_effect, group_effect, accuracy, seed=0):
     """How often each interval holds its truth, and its mean width: dict."""
     rng = np.random.default_rng(seed)
-    class_of = np.repeat(np.arange(classes), groups * pictures)
-    group_of = np.repeat(np.arange(classes * groups), pictures)
+    shares = 0.5 ** (uneven * np.arange(groups))
+    sizes = np.tile(np.ceil(groups * pictures * shares / shares.sum()).astype(int), classes)
+    group_of = np.repeat(np.arange(classes * groups), sizes)
+    class_of = group_of // groups
     noise = stats.norm.ppf((np.arange(400) + 0.5) / 400)  # in place of its integral
 
     def share(level, odds, *effects):
@@ -99,7 +105,8 @@ def cell(classes, groups, pictures, class_effect, group_effect, accuracy, seed=0
 
 def table():
     """A row for each cell of the grid, target and way: DataFrame."""
-    names = ["classes", "groups", "pictures", "class effect", "group effect", "accuracy"]
+    names = ["classes", "groups", "pictures", "uneven"]
+    names += ["class effect", "group effect", "accuracy"]
     rows = []
     for size, effects, accuracy in product(SIZES, EFFECTS, ACCURACIES):
         at = dict(zip(names, (*size, *effects, accuracy), strict=True))

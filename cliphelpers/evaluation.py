@@ -23,12 +23,14 @@ def top_k(scores, y, k=1):
 def interval(values, classes, groups, level=LEVEL):
     """Mean, its interval for these classes and other groups, and how likely chance is.
 
-    Pictures of one group are alike, so groups are what varies. The variance is that of the groups
-    within each class (stratified, in closed form: Cochran, Sampling techniques, 1977, sections 5.5
-    and 9.7); of several seeds also that of their means, as of other draws. For an accuracy the
-    interval is Korn and Graubard's (Confidence intervals for proportions with small expected
-    number of positive counts, 1998), Clopper and Pearson's with the effective sample size; else
-    t with as many degrees of freedom as there are groups less classes.
+    Pictures of one group are alike, so groups are what varies. The variance is the jackknife's,
+    which leaves out each group of each class (Wolter, Introduction to variance estimation, 2007,
+    section 4.5); of several seeds also that of their means, as of other draws. For an accuracy the
+    interval is Korn and Graubard's (Confidence intervals for proportions with small expected number
+    of positive counts, 1998), Clopper and Pearson's with the effective sample size; else t. Its
+    degrees of freedom are groups less classes, where a class's groups of sizes n count as
+    (sum n)^2 / sum n^2 (as Carter, Schnepel and Steigerwald, Asymptotic behavior of a t-test robust
+    to cluster heterogeneity, 2017).
 
     Parameters
     ----------
@@ -45,6 +47,7 @@ def interval(values, classes, groups, level=LEVEL):
     Returns
     -------
     mean, low, high : float
+        Of measurements of a single group low and high are NaN.
     p : float
         Two-sided, of a mean of 0; NaN for an accuracy.
 
@@ -65,6 +68,8 @@ def interval(values, classes, groups, level=LEVEL):
         parts = variance**2 / freedom + drawn**2 / (len(seeds) - 1)  # Satterthwaite
         variance, freedom = variance + drawn, (variance + drawn) ** 2 / parts
     tail = (1 - level) / 2
+    if kind == "f" and units == 1:
+        return mean, np.nan, np.nan, 1.0
     if kind != "b":
         half = stats.t.isf(tail, freedom) * variance**0.5
         most = 1 if kind == "i" else np.inf
@@ -84,17 +89,19 @@ def interval(values, classes, groups, level=LEVEL):
 def _between_groups(values, classes, groups):
     """Variance of the mean over groups within classes, the number of groups, degrees of freedom."""
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    units, class_of = len(first), np.unique(classes[first], return_inverse=True)[1]
+    class_of = np.unique(classes[first], return_inverse=True)[1]
     if np.bincount(class_of).max() == 1:
-        class_of = np.zeros(units, int)
-    members, stratum = np.bincount(class_of), class_of[group]
-    centre = np.bincount(stratum, values) / np.bincount(stratum)
+        class_of = np.zeros(len(first), int)
+    sizes, members, stratum = np.bincount(group), np.bincount(class_of), class_of[group]
+    whole, squares = np.bincount(class_of, sizes), np.bincount(class_of, sizes**2)
+    centre = np.bincount(stratum, values) / whole
     totals = np.bincount(group, values - centre[stratum]) / len(values)
-    shares, several = np.bincount(group) / len(values), members > 1
-    factors = np.where(several, members / np.maximum(members - 1, 1), 0)
-    variance = (factors[class_of] * totals**2).sum()
-    variance *= (shares**2).sum() / (shares**2)[several[class_of]].sum() if units > 1 else 1
-    return variance * (variance > _ROUNDING), units, max((members - 1).sum(), 1)
+    several = members[class_of] > 1
+    left = np.where(several, 1 - sizes / whole[class_of], np.inf)  # of its class, without the group
+    variance = ((1 - 1 / members)[class_of] * (totals / left) ** 2).sum()
+    variance *= squares.sum() / squares[members > 1].sum() if several.any() else 1
+    freedom = max((whole**2 / squares - 1).sum(), 1)
+    return variance * (variance > _ROUNDING), len(first), freedom
 
 
 def holm(p):

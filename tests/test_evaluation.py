@@ -40,14 +40,15 @@ def test_top_k_of_fewer_classes_is_always_right():
 
 
 def variance_of(values, classes, groups):
-    """The variance and the degrees of freedom of a mean, class by class and group by group."""
+    """The variance and the degrees of freedom of a mean: each group of each class left out."""
     variance, freedom = 0, 0
     for label in set(classes):
         own = classes == label
-        centre, several = values[own].mean(), sorted(set(groups[own]))
-        totals = [(values[groups == group] - centre).sum() / len(values) for group in several]
-        variance += len(several) * np.var(totals, ddof=1)
-        freedom += len(several) - 1
+        several, sizes = np.unique(groups[own], return_counts=True)
+        without = [values[own & (groups != group)].mean() for group in several]
+        squares = (np.array(without) - values[own].mean()) ** 2
+        variance += own.mean() ** 2 * (len(several) - 1) / len(several) * squares.sum()
+        freedom += sizes.sum() ** 2 / (sizes**2).sum() - 1
     return variance, freedom
 
 
@@ -100,7 +101,7 @@ def test_a_measurement_of_independent_pictures_has_student_s_t():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_measurement_of_groups_has_t_with_groups_less_classes(seed):
+def test_a_measurement_of_groups_has_t_with_as_many_equal_groups_less_classes(seed):
     _, classes, groups = clustered(seed)
     values = np.random.default_rng(seed).normal(classes, 1) + np.sin(groups)
     mean, low, high, p = interval(values, classes, groups)
@@ -158,6 +159,8 @@ def test_one_group_says_next_to_nothing(n):
     _, low, high, _ = interval(half, zeros, zeros)
     assert 0 <= low < 0.05 + half.mean() / 50 and 0.95 < high <= 1
     assert interval(zeros, zeros, zeros) == (0, -1, 1, 1)  # of differences
+    _, *ends, p = interval(np.full(n, 0.5), zeros, zeros)  # of measurements
+    assert np.isnan(ends).all() and p == 1
 
 
 def test_a_class_with_one_group_varies_as_the_others_do():
@@ -165,11 +168,10 @@ def test_a_class_with_one_group_varies_as_the_others_do():
     classes = np.array([0, 0, 0, 0, 0, 0, 1, 1])
     groups = np.array([0, 0, 1, 1, 1, 2, 3, 3])  # class 1 has one group
     mean, low, high, _ = interval(values, classes, groups)
-    centre, members = 13 / 6, [[0, 2], [4, 1, 1], [5]]
-    totals = np.array([sum(some) - len(some) * centre for some in members]) / 8
-    variance = 3 / 2 * (totals**2).sum()
+    without = np.array([11 / 4, 7 / 3, 8 / 5])  # the mean of class 0, each group left out
+    variance = (6 / 8) ** 2 * 2 / 3 * ((without - 13 / 6) ** 2).sum()
     variance *= (2**2 + 3**2 + 1**2 + 2**2) / (2**2 + 3**2 + 1**2)
-    half = stats.t.ppf(0.975, 2) * variance**0.5
+    half = stats.t.ppf(0.975, 6**2 / (2**2 + 3**2 + 1**2) - 1) * variance**0.5
     assert (low, high) == pytest.approx((mean - half, mean + half))
 
 
@@ -306,11 +308,11 @@ def bootstrap(values, classes, groups):
     return 0, *np.mean(ends, axis=0), np.nan
 
 
-def coverage(way, target, class_effect):
+def coverage(way, target, class_effect, sizes=(PICTURES,) * GROUPS):
     """How often an interval holds what is true of these classes, whatever their groups."""
     rng, held = np.random.default_rng(0), 0
-    classes = np.repeat(np.arange(CLASSES), GROUPS * PICTURES)
-    groups = np.repeat(np.arange(CLASSES * GROUPS), PICTURES)
+    groups = np.repeat(np.arange(CLASSES * GROUPS), np.tile(sizes, CLASSES))
+    classes = groups // GROUPS
     for _ in range(REPETITIONS):
         level = rng.normal(1, class_effect, CLASSES)
         effect, other = rng.normal(0, 1, (2, CLASSES * GROUPS))
@@ -339,6 +341,13 @@ def coverage(way, target, class_effect):
 @pytest.mark.parametrize("target", ["accuracy", "difference", "mean of seeds"])
 def test_the_interval_holds_the_truth_as_often_as_it_says(target, class_effect):
     assert 0.92 < coverage(interval, target, class_effect) < 0.98  # 95 %, sd of the simulation 1 %
+
+
+@pytest.mark.parametrize("sizes", [(16, 9, 5), (24, 5, 1), (27, 2, 1)])
+@pytest.mark.parametrize("target", ["accuracy", "difference", "mean of seeds"])
+def test_so_it_does_if_one_group_of_a_class_is_larger_than_the_others(target, sizes):
+    """As looks are. It may be too wide, but not too narrow."""
+    assert coverage(interval, target, 1, sizes) > 0.92
 
 
 def test_drawing_whole_groups_again_does_not():
