@@ -88,7 +88,8 @@ class Recommendation:
     best : Way
         That of the highest accuracy.
     open : list of Way
-        Those that are not shown to be worse than the best, with the best.
+        Those that are not shown to be worse than the best, with the best: of those with k
+        labelled pictures a class only where there are no others.
     groups, wanted : int
         Groups that were tested, and how many would narrow all intervals to the margin.
     few : Way or None
@@ -107,12 +108,13 @@ class Recommendation:
 def recommend(ways, margin=MARGIN):
     """The cheapest way that no other is shown, or may be supposed, to beat by more than a margin.
 
-    Ways are tried from the cheapest on (milliseconds a picture, then labels, then accuracy). One is
-    taken if the interval of every other's paired difference to it ends below the margin: then it
-    is within the margin of the best, whichever that is (multiple comparisons with the best: Hsu,
-    Simultaneous confidence intervals for all distances from the "best", 1981). The intervals'
-    level is Bonferroni's for all of them. None is taken that is not shown to be better than always
-    naming the largest class. If none can be taken, nothing is decided.
+    Ways are tried from the cheapest on (milliseconds a picture, then labels, then accuracy), those
+    with k labelled pictures a class after the others. One is taken if the interval of every other's
+    paired difference to it ends below the margin: then it is within the margin of the best,
+    whichever that is (multiple comparisons with the best: Hsu, Simultaneous confidence intervals
+    for all distances from the "best", 1981). The intervals' level is Bonferroni's for all of them.
+    None is taken that is not shown to be better than always naming the largest class. If none can
+    be taken, nothing is decided.
 
     Parameters
     ----------
@@ -125,22 +127,25 @@ def recommend(ways, margin=MARGIN):
     -------
     Recommendation
     """
-    best = max(ways, key=_accuracy)
-    full = [way for way in ways if not way.shots] or ways
-    level = 1 - (1 - LEVEL) / len(full)
-    taken = None
-    for way in sorted(full, key=lambda way: (way.cost, way.labels, -_accuracy(way))):
-        rivals = sorted((one for one in full if one is not way), key=_accuracy, reverse=True)
+    best, taken, level = max(ways, key=_accuracy), None, 1 - (1 - LEVEL) / len(ways)
+    cheap = sorted(ways, key=lambda way: (way.cost, way.labels, -_accuracy(way)))
+    full, few = ([way for way in cheap if bool(way.shots) == k] for k in (False, True))
+    for way in full + few:
+        rivals = sorted((one for one in ways if one is not way), key=_accuracy, reverse=True)
         beaten = all(one.better_than(way, level)[2] <= margin for one in rivals)
         if beaten and way.accuracy(level)[1] > np.bincount(way.y).max() / len(way.y):
             taken = way
             break
-    ends = {way: best.better_than(way, level) for way in full if way is not best}
-    undecided = {way: (high - low) / 2 for way, (_, low, high) in ends.items() if low <= 0}
+    for some in (full, few):
+        ends = {way: best.better_than(way, level) for way in some if way is not best}
+        undecided = {way: (high - low) / 2 for way, (_, low, high) in ends.items() if low <= 0}
+        if undecided:
+            break
     groups = len(np.unique(best.groups))
     widest = max([margin, *undecided.values()])
-    few = [way for way in ways if way.shots and taken and way.encoder == taken.encoder]
-    enough = [way for way in few if taken.better_than(way)[2] <= margin]
+    own = [way for way in few if taken and way.encoder == taken.encoder]
+    level = 1 - (1 - LEVEL) / max(len(own), 1)
+    enough = [way for way in own if taken.better_than(way, level)[2] <= margin]
     return Recommendation(
         taken, best, [best, *undecided], groups, int(np.ceil(groups * (widest / margin) ** 2)),
         min(enough, key=lambda way: (way.labels, -_accuracy(way)), default=None),
@@ -169,7 +174,8 @@ def save_answers(path, index, groups, said):
         arrays[f"predicted{number}"] = np.stack([one.predicted for one in drawn]).astype(np.int16)
         if drawn[0].scores is not None:
             arrays[f"probability{number}"] = drawn[0].probability.astype(np.float16)
-        labels = 0 if where["method"] == "zero-shot" else drawn[0].learnt
+        unseen = where["method"] == "zero-shot" and not drawn[0].chosen[0]  # not even its prompt
+        labels = 0 if unseen else drawn[0].learnt
         questions.append(where | {"labels": labels})
     arrays |= {"path": index.path.to_numpy(str), "label": index.label.to_numpy(str)}
     arrays |= {"groups": groups, "dataset": index.attrs["name"], "questions": json.dumps(questions)}
@@ -240,7 +246,6 @@ def comparable(ways, split):
     return [way for way in own if np.array_equal(way.rows, most)]
 
 
-def judge(ways):
-    """The split that decides: of :data:`JUDGES` the first that was asked, or None."""
-    asked = {way.split for way in ways if way.spec}
-    return min(asked, key=JUDGES.index, default=None)
+def judge(splits):
+    """The one of some splits that decides: of :data:`JUDGES` the first, else any; None of none."""
+    return min(splits, key=lambda name: (*JUDGES, name).index(name), default=None)

@@ -59,12 +59,15 @@ class Linear:
     *heads : tuples (W, b), float32 (D, C) and (C,) or 0
         Candidates; scores are ``X @ W + b``. With ``text_weights(...).T`` and 0 this is zero-shot
         classification of the joint embedding: see :func:`cliphelpers.encoders.encoder.joint`.
+    names : list of str, optional
+        What ``chosen_`` calls the candidates, such as their prompts.
     """
 
     learns, grid = False, ()
 
-    def __init__(self, *heads):
+    def __init__(self, *heads, names=None):
         self.candidates = self.heads_ = list(heads)
+        self.names = names
 
     def fit(self, X, y, classes):
         self.heads_ = self.candidates
@@ -388,7 +391,8 @@ def fit_candidate(classifier, number, X, y, classes):
 def candidate_names(classifier):
     """What the ``chosen_`` of :func:`fit_chosen` calls each candidate: list of str."""
     if not classifier.grid:
-        return [f"candidate {number + 1}" for number in range(len(classifier.candidates))]
+        numbers = range(1, len(classifier.candidates) + 1)
+        return getattr(classifier, "names", None) or [f"candidate {number}" for number in numbers]
     values = map(np.atleast_1d, classifier.candidates)
     return [", ".join(f"{value:g}" for value in some) for some in values]
 

@@ -356,7 +356,7 @@ def feature_map(features, index, rows, title, seed=0):
         for point, row in zip(place, rows[some], strict=True):
             if (np.abs(shown - point).max(1) > 0.1).all():
                 shown = np.vstack([shown, point])
-                thumb = read_image(index.path[row])
+                thumb = read_image(index.path.iloc[row])
                 thumb.thumbnail((64, 64))
                 box = OffsetImage(thumb, zoom=18 / max(thumb.size))
                 above = {"xybox": (0, 15), "boxcoords": "offset points", "pad": 0.1}

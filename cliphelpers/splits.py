@@ -5,7 +5,7 @@ import os
 import unicodedata
 import warnings
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
@@ -75,7 +75,7 @@ def official(index, seed=0):
         raise ValueError("There is no official test part")
     train, val, test = (np.flatnonzero(index.split == part) for part in ("train", "val", "test"))
     if not len(val):
-        train, val = _validation(index, looks(index), train, seed)
+        train, val = _validation(index, seed, train)
     return [Fold(train, val, test)]
 
 
@@ -116,7 +116,7 @@ def by_group(index, seed=0):
         for number, (_, test) in enumerate(folds.split(*known)):
             groups[several[test]] = number
         folds = None
-    return _in_turn(index, groups, folds, looks(index), seed)
+    return _in_turn(index, groups, folds, partial(_validation, index, seed))
 
 
 def _shared(index):
@@ -149,7 +149,7 @@ def by_look(index, seed=0, count=5):
     found = looks(index, count)
     if not found.any():
         raise ValueError("No class has two pictures that differ, one to learn from and one to test")
-    return _in_turn(index, found, count, found, seed)
+    return _in_turn(index, found, count, partial(_validation, index, seed, found=found))
 
 
 def random(index, seed=0):
@@ -168,7 +168,7 @@ def random(index, seed=0):
         place[members] = np.arange(len(members))
     if not place.any():
         raise ValueError("No class has two pictures, one to learn from and one to test")
-    return _in_turn(index, place, _QUARTERS, None, seed)
+    return _in_turn(index, place, _QUARTERS, partial(_fifth, index, seed))
 
 
 SPLITS = {"official": official, "by_group": by_group, "by_look": by_look, "random": random}
@@ -228,11 +228,11 @@ def make_splits(index, names, seed=0, folds=None, tested=None):
     return made
 
 
-def _in_turn(index, parts, folds, found, seed):
+def _in_turn(index, parts, folds, validation):
     """Folds that test each class's parts, int (N,), in turn; -1 and a class's only part never.
 
     The classes begin at different folds, so that the folds have about one size; without a number
-    of ``folds`` the parts are the folds. Without looks ``found``, validation is drawn at random.
+    of ``folds`` the parts are the folds. ``validation`` splits the other rows into (train, val).
     """
     turn, everything = np.full(len(index), -1), np.arange(len(index))
     for first, members in enumerate(index.groupby("label").indices.values()):
@@ -243,21 +243,28 @@ def _in_turn(index, parts, folds, found, seed):
     made = []
     for number in np.unique(turn[turn >= 0]):
         test, rest = np.flatnonzero(turn == number), everything[turn != number]
-        if found is None:
-            ranked = _ranked(index, rest, seed)
-            val = [some[: round(len(some) * _VALIDATION) or len(some) > 1] for some in ranked]
-            made.append(Fold(*_take_out(rest, val), test))
-        else:
-            made.append(Fold(*_validation(index, found, rest, seed), test))
+        made.append(Fold(*validation(rest), test))
     return made
 
 
-def _validation(index, found, rows, seed):
-    """Split training rows into (train, val): of each class a group, else a look."""
+def _fifth(index, seed, rows):
+    """Split training rows into (train, val): of each class a fifth, drawn at random."""
+    ranked = _ranked(index, rows, seed)
+    val = [some[: round(len(some) * _VALIDATION) or len(some) > 1] for some in ranked]
+    return _take_out(rows, val)
+
+
+def _validation(index, seed, rows, found=None):
+    """Split training rows into (train, val): of each class a group, else a look.
+
+    Without looks ``found`` of the whole index they are those of the training rows, so that the
+    pictures of the test choose nothing.
+    """
+    found = looks(index.iloc[rows]) if found is None else found[rows]
     groups, val, shared = index["group"].to_numpy(str), [], _shared(index)
     for label, members in index.iloc[rows].groupby("label").indices.items():
         own, where = rows[members], "" if shared else label  # so that classes draw the same
-        for names in (groups[own], found[own].astype(str)):
+        for names in (groups[own], found[members].astype(str)):
             several = sorted(set(names) - {""}, key=lambda name: _draw(seed, where, name))
             if len(several) > 1:
                 val.append(own[names == several[0]])

@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.special import softmax
 
 from cliphelpers import classifiers
-from cliphelpers.answers import JUDGES, save_answers
+from cliphelpers.answers import judge, save_answers
 from cliphelpers.cache import kept, key_of
 from cliphelpers.classifiers import fit_chosen
 from cliphelpers.encoders.encoder import Encoder
@@ -121,13 +121,18 @@ class Study:
     Raises
     ------
     ValueError
-        The index has no ``attrs``, which pandas drops where it makes one of several.
+        The index has no ``attrs``, which pandas drops where it makes one of several; or folds
+        are not called as their split is.
     """
 
     def __init__(self, name, index, splits, top=(1,), words=None):
         if "name" not in index.attrs:
             todo = "give it those of what index_images made: index.attrs = other.attrs"
             raise ValueError(f"The index has lost its attrs, as in concat and merge: {todo}")
+        for split, folds in splits.items():
+            if len({fold.number for fold in folds if fold.split == split}) < len(folds):
+                todo = f"give each split={split!r} and a number of its own, by dataclasses.replace"
+                raise ValueError(f"Folds of the split {split!r} do not say which they are: {todo}")
         self.name, self.index, self.splits, self.y = name, index, splits, targets(index)
         self.words = words or prompt_names(classes(index))
         self.top = [k for k in top if k <= self.y.max()]
@@ -149,7 +154,8 @@ class Study:
             Or one of your own: see :mod:`cliphelpers.classifiers`.
         encoder : Encoder
         folds : list of Fold, optional
-            The only ones to ask; by default every fold of every split.
+            The only ones to ask now; by default every fold of every split. Rows come once all
+            folds of a split are answered; :meth:`save` warns where some are not.
         shots : list of int, optional
             Learn from k pictures a class, for each of these k that every class of every fold has,
             with a warning of the others: see :func:`cliphelpers.splits.few_shot_fold`. By default
@@ -268,7 +274,7 @@ class Study:
     def _judge(self, question, where, seed):
         """Note a classifier to be saved, unless it was judged on as good a split before."""
         split, name = where[0], where[1:4]
-        best = min(self._judged.get(name, split), split, key=JUDGES.index)
+        best = judge([self._judged.get(name, split), split])
         wanted = self._specs[where] and not question.few and _ours(question.classifier)
         if wanted and best != self._judged.get(name):
             self._judged[name], self._to_save[name] = split, (question, where, seed)
@@ -429,6 +435,9 @@ class Study:
         DataFrame
             The results.
         """
+        if self._parts:
+            words = "some folds of a split were not asked, and there are rows of whole splits alone"
+            warnings.warn(f"{len(self._parts)} questions have no rows: {words}", stacklevel=2)
         folder = Path(output) / "results"
         folder.mkdir(parents=True, exist_ok=True)
         form = {"index": False, "float_format": "%.6f", "lineterminator": "\n"}

@@ -68,3 +68,39 @@ def test_what_is_wanted_follows_from_the_widest_undecided_interval():
     _, low, high, _ = interval(best.right - other.right, best.y, best.groups, level=0.975)
     assert low < 0 and found.taken is None and set(found.open) == set(some)
     assert found.wanted == np.ceil(60 * ((high - low) / 2 / 0.02) ** 2) > found.groups == 60
+
+
+def few_shot_ways(seed, accuracies, k=4):
+    """Ways of one encoder, the first with all labels, the others with a few; their costs equal."""
+    made = ways(np.random.default_rng(seed), accuracies, [1.0] * len(accuracies), groups=30)
+    for number, way in enumerate(made):
+        way.encoder = "encoder"
+        if number:
+            way.method, way.shots, way.labels = f"head {number}", k, 20 * k
+    return made
+
+
+def test_what_learnt_from_a_few_is_a_rival_too():
+    """As on pictures so few that a head from texts is better than one from all labels."""
+    for seed in range(20):
+        some = few_shot_ways(seed, [0.8, 0.9, 0.7])
+        found = recommend(some)
+        assert found.taken is some[1] and found.few is some[1]
+
+
+def test_a_way_of_all_labels_goes_before_one_of_a_few_that_is_as_good():
+    full, enough = 0, 0
+    for seed in range(50):
+        some = few_shot_ways(seed, [0.96, 0.95])
+        found = recommend(some)
+        full, enough = full + (found.taken is some[0]), enough + (found.few is some[1])
+    assert full == 50 and enough > 5
+
+
+def test_fewer_labels_are_hardly_ever_enough_by_chance_though_many_were_tried():
+    """None of 20 ways is as good: they are worse by a little more than the margin."""
+    count = 0
+    for seed in range(RUNS):
+        some = few_shot_ways(seed, [0.9] + 20 * [0.875])
+        count += recommend(some, margin=0.02).few is not None
+    assert count / RUNS <= 0.05

@@ -510,7 +510,10 @@ def test_the_choice_in_words():
     tip = TipAdapter(np.eye(2, 3, dtype=np.float32), 20.0, [0.5, 1.0], [3.0, 5.5])
     assert fit_chosen(tip, X, y, fold).chosen_ == "0.5, 3"
     wrong, known = np.eye(2, 3, dtype=np.float32)[::-1].T, np.eye(3, 2, dtype=np.float32)
-    assert fit_chosen(Linear((wrong, 0), (known, 0)), X, y, fold).chosen_ == "candidate 2"
+    heads = (wrong, 0), (known, 0)
+    assert fit_chosen(Linear(*heads), X, y, fold).chosen_ == "candidate 2"
+    named = Linear(*heads, names=["a photo of a {}.", "{}"])
+    assert fit_chosen(named, X, y, fold).chosen_ == "{}"
 
 
 def test_classifiers_know_the_shape_of_their_grid():

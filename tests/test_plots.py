@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.offsetbox import AnnotationBbox
+from PIL import Image
 from sklearn.metrics.pairwise import cosine_similarity
 
 from cliphelpers import plots
@@ -250,6 +251,16 @@ def test_a_map_shows_some_pictures_none_on_another(pictures):
     assert apart.min() > 0.1
     every = np.concatenate([*places(axis).values()])
     assert (np.abs(every[:, None] - shown).max(2).min(1) <= 0.1).all()
+
+
+def test_a_map_of_a_part_of_an_index_shows_the_pictures_of_its_rows(pictures, monkeypatch):
+    index, X = pictures
+    index, shown = index.assign(path=[f"{row}.png" for row in range(120)]), []
+    blank = Image.new("RGB", (9, 9))
+    monkeypatch.setattr(plots, "read_image", lambda path: shown.append(path) or blank.copy())
+    part = index[index.label != "class 1"]
+    feature_map({"A": X[:90]}, part, np.arange(30, 60), "")
+    assert shown and set(shown) <= {f"{row}.png" for row in range(60, 90)}
 
 
 def test_a_map_of_many_pictures_and_classes_draws_some_and_has_no_legend(pictures, monkeypatch):

@@ -17,7 +17,8 @@ from cliphelpers.command import main
 from cliphelpers.command.report import COSTS, cost_of, report
 from cliphelpers.encoders.encoder import raw_pixels
 from cliphelpers.encoders.load import load_encoder, load_encoders
-from cliphelpers.index import index_images
+from cliphelpers.features import extract_features
+from cliphelpers.index import index_images, targets
 from cliphelpers.splits import make_splits
 from cliphelpers.study import Study
 from cliphelpers.upsampling import with_upsampling
@@ -29,7 +30,13 @@ def encoder():
     made.name = "pixels {side}"
     return made
 """
-NAMES = ["03_linear_probe_clip", "04_linear_probe_imagenet", "05_fine_tune_clip", "07_upsampling"]
+NAMES = [
+    "01_zero_shot",
+    "03_linear_probe_clip",
+    "04_linear_probe_imagenet",
+    "05_fine_tune_clip",
+    "07_upsampling",
+]
 RECORD = {
     "started": "2026-01-01T00:00:00+0000", "commit": "abc", "python": "3.12",
     "versions": {"a": "1"}, "hardware": {"machine": "Linux", "cores": 2, "gpu": None},
@@ -84,13 +91,13 @@ def words(page):
 def test_the_first_sentence_is_what_the_rule_says(output):
     page = words(report(output).read_text(encoding="utf-8"))
     ways, _ = read_answers(output, "tiny-fruits", NAMES)
-    found = recommend(comparable(ways, judge(ways)))
+    found = recommend(comparable(ways, judge({way.split for way in ways})))
     way = found.taken or found.best
     start = "Take " if found.taken else "Best seen is "
     assert f"{start}{way.name}: {way.right.mean():.1%}" in page
     decided = "no other way asked is better by more than 2 points"
     asked = f"{found.wanted:,} test groups (looks, where none are named) instead of 12"
-    assert judge(ways) == "by_group" and found.groups == 12
+    assert judge({way.split for way in ways}) == "by_group" and found.groups == 12
     assert (decided in page, asked in page) == (bool(found.taken), not found.taken)
     assert "Not asked: 01_zero_shot" in page and "3 left out" in page
     assert "-p encoders" in page and "12 groups of 72 pictures are named" in page
@@ -152,13 +159,13 @@ def test_predictions_are_the_answers_of_each_test_picture(output):
     report(output)
     table = pd.read_csv(output / "results" / "predictions.csv")
     ways, index = read_answers(output, "tiny-fruits", NAMES)
-    found = recommend(comparable(ways, judge(ways)))
-    way = found.taken or found.best
+    found = recommend(comparable(ways, judge({way.split for way in ways})))
+    way, word = found.taken or found.best, "recommended" if found.taken else "best_seen"
     assert sorted(table.path) == sorted(index.path) and len(table) == 72
-    assert (table.recommended == table.label).mean() == pytest.approx(way.right.mean())
-    assert table.recommended_probability.between(1 / 4, 1).all()
-    sure = table.recommended_probability.mean()
-    assert sure == pytest.approx((table.recommended == table.label).mean(), abs=0.15)
+    assert (table[word] == table.label).mean() == pytest.approx(way.right.mean())
+    assert table[f"{word}_probability"].between(1 / 4, 1).all()
+    sure = table[f"{word}_probability"].mean()
+    assert sure == pytest.approx((table[word] == table.label).mean(), abs=0.15)
     assert main(["compare", str(output)]) == 0  # which takes predictions and costs for no results
 
 
@@ -227,7 +234,7 @@ def test_a_method_keeps_its_encoder_whatever_is_asked_after_it(output, specs, fr
     study.run()
     save(study, output)
     ways, _ = read_answers(output, "tiny-fruits", NAMES)
-    methods = {way.method for way in comparable(ways, judge(ways))}
+    methods = {way.method for way in comparable(ways, judge({way.split for way in ways}))}
     assert "fine-tuned ML" in methods and "WiSE-FT alpha=0.5" not in methods
 
 
@@ -246,6 +253,47 @@ def test_a_folder_may_be_called_like_a_number_or_nothing(output, fruits, name, m
     assert f"{name}: which image encoder" in page and "2x2 raw pixels, ridge" in page
 
 
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_labels_that_chose_the_prompt_of_zero_shot_are_told(output, fruits, specs, prompts):
+    shutil.rmtree(output / "answers")
+    (output / "results" / "03_linear_probe_clip.csv").unlink()
+    index, encoder = index_images(fruits), load_encoders(specs)[1]
+    X, y = extract_features(encoder, index), targets(index)
+    head = NearestMean().fit(X, y, 4).means_.T, 0  # as good as texts can be
+    study = Study("01_zero_shot", index, make_splits(index, ["by_group"]))
+    study.ask("zero-shot", Linear(*[head, head][:prompts], names=["one", "two"][:prompts]), encoder)
+    study.run()
+    save(study, output)
+    (way,), _ = read_answers(output, "tiny-fruits", NAMES)
+    assert (way.labels > 0) == (prompts == 2)
+    page = words(report(output).read_text(encoding="utf-8"))
+    said = "It takes no labels but for the choice of its prompt."
+    assert (said in page) == (prompts == 2) and ("It takes no labels." in page) == (prompts == 1)
+    assert f"zero-shot {'its prompt' if prompts == 2 else 'none'}" in page
+    assert study.table().chosen.tolist() == ["one" if prompts == 2 else None]
+
+
+def test_what_super_resolution_changes_is_told_without_what_other_ways_change(
+    output, fruits, specs
+):
+    """And of shrunk pictures alone there is a page, too."""
+    shutil.rmtree(output / "answers")
+    (output / "results" / "03_linear_probe_clip.csv").unlink()
+    index, encoder = index_images(fruits), load_encoders(specs)[1]
+    study = Study("07_upsampling", index, make_splits(index, ["by_group"]))
+    seen = [with_upsampling(encoder, way, 20) for way in ("srgan", "lanczos", "bicubic")]
+    for one in seen:
+        study.ask("class mean", NearestMean(), one)
+    study.run()
+    features = [one.features for one in seen]
+    for other in features[:2]:
+        study.differences("features", [other, features[2]])
+    save(study, output)
+    page = words(report(output).read_text(encoding="utf-8"))
+    assert re.search(r"Super-resolution, .*?: (\w+|not decided) in 1 \(Holm", page)
+    assert "No way to tell the pictures was asked yet. Asked: 0 ways of 0 encoders, by note" in page
+
+
 def test_shrunk_pictures_are_no_way_to_take(output, fruits, specs):
     index = index_images(fruits)
     study = Study("07_upsampling", index, make_splits(index, ["by_group"]))
@@ -255,7 +303,9 @@ def test_shrunk_pictures_are_no_way_to_take(output, fruits, specs):
     save(study, output)
     ways, _ = read_answers(output, "tiny-fruits", NAMES)
     assert any("from 20" in way.features for way in ways)
-    assert not any("from 20" in way.features for way in comparable(ways, judge(ways)))
+    assert not any(
+        "from 20" in way.features for way in comparable(ways, judge({way.split for way in ways}))
+    )
 
 
 def test_the_page_is_of_the_pictures_that_were_asked_last(output, specs, draw):
@@ -373,7 +423,7 @@ def test_what_is_no_run_or_damaged_is_named(output, tmp_path, capsys):
         assert main(["report", str(output)]) == 1
         assert f"{broken} is damaged: run 03_linear_probe_clip again" in capsys.readouterr().err
     broken.unlink()
-    assert "No encoder was asked yet" in report(output).read_text(encoding="utf-8")
+    assert "No way to tell the pictures was asked yet" in report(output).read_text(encoding="utf-8")
     (output / "results" / "03_linear_probe_clip.csv").unlink()
     assert main(["report", str(output)]) == 1
     assert "has no tables of results yet" in capsys.readouterr().err

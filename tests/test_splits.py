@@ -111,6 +111,23 @@ def test_official_takes_whole_groups_for_validation_and_where_there_are_none_who
     assert drawn == {(*a, *f, *p) for a in apples for f in figs for p in pears}
 
 
+@pytest.mark.parametrize("split", [official, by_group])
+def test_the_pictures_of_the_test_do_not_choose_validation(tmp_path, split):
+    """They would, if looks were found among all pictures: others of the test are here nearer."""
+    index, chosen = index_of(("a", "train", "", 6), ("a", "test", "r0", 6), root=tmp_path), set()
+    index = pd.concat([index, index_of(("a", "train", "r1", 6), root=tmp_path)], ignore_index=True)
+    index.attrs = {"root": str(tmp_path), "name": "data"}
+    os.makedirs(tmp_path / "a")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (18, 10, 10, 3), np.uint8)
+    for _ in range(4):
+        pixels[6:12] = rng.integers(0, 256, (6, 10, 10, 3))  # the test's
+        for picture, path in zip(pixels, index.path, strict=True):
+            Image.fromarray(picture).save(path)
+        chosen.add(tuple(split(index)[0].val))
+    assert len(chosen) == 1
+
+
 def test_a_class_with_one_named_group_and_pictures_without_validates_on_a_look(painted):
     index = painted(
         ("a", "train", "r0", 2), ("a", "train", "", 2), ("a", "test", "", 1), looks=[0, 1, 0, 1, 0]

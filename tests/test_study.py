@@ -16,7 +16,7 @@ from cliphelpers.evaluation import interval
 from cliphelpers.features import extract_features
 from cliphelpers.index import index_images
 from cliphelpers.looks import group_of
-from cliphelpers.splits import few_shot_fold, make_splits
+from cliphelpers.splits import Fold, few_shot_fold, make_splits
 from cliphelpers.study import COLUMNS, Study
 
 NAMES = ["official", "by_group"]
@@ -214,13 +214,30 @@ def test_a_k_that_is_all_of_a_fold_is_a_point_of_a_curve(study, splits, pixels, 
 # ------------------------------------------------------------------------------- once
 
 
-def test_a_split_has_its_row_once_all_of_its_folds_are_answered(study, splits, pixels):
+def test_folds_of_one_s_own_say_which_they_are(index, splits, pixels):
+    own = [replace(fold, split="days") for fold in splits["by_group"]]
+    study = Study("own", index, {"days": own})
+    study.ask("mean", NearestMean(), pixels)
+    assert set(study.run().split) == {"days"}
+    alike = [replace(fold, number=0) for fold in own]
+    plain = [Fold(fold.train, fold.val, fold.test) for fold in own]
+    for folds in (splits["by_group"], alike, plain):
+        with pytest.raises(ValueError, match="Folds of the split 'days' do not say which they"):
+            Study("own", index, {"days": folds})
+
+
+def test_a_split_has_its_row_once_all_of_its_folds_are_answered(study, splits, pixels, tmp_path):
     folds = splits["by_group"]
     for fold in folds[:0:-1]:  # from the last to the second
         study.ask("mean", NearestMean(), pixels, [fold])
     assert study.run().empty
+    with pytest.warns(
+        UserWarning, match="1 questions have no rows: some folds of a split were not"
+    ):
+        study.save(tmp_path)
     study.ask("mean", NearestMean(), pixels, folds[:1])
     assert set(study.run().split) == {"by_group"}
+    study.save(tmp_path)
     np.testing.assert_array_equal(study.answers().rows, ch.test_rows(study.splits["by_group"]))
 
 

@@ -33,8 +33,8 @@ def report(output, pdf=False):
     """Write ``index.html`` of a run, one file that needs no internet, and what it links to.
 
     Beside it are then ``notebooks/*.html``, ``results/costs.csv`` and ``results/predictions.csv``:
-    for each test picture its true class, and what the recommended way (else the best) and
-    zero-shot say, with calibrated probabilities.
+    for each test picture its true class, and what the recommended way (else the best seen of those
+    with calibrated probabilities) and zero-shot say, with these.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def report(output, pdf=False):
     ways, index = read_answers(output, rows.dataset.iloc[-1], [file.stem for file in tables])
     for way in ways:
         way.encoder = _seen_by(way.encoder, way.features)
-    split, costs = judge(ways), _costs(ways)
+    split, costs = judge({way.split for way in ways if way.spec}), _costs(ways)
     costs.to_csv(output / "results" / "costs.csv", index=False, float_format="%.3f")
     own = comparable(ways, split)
     for way in own:
@@ -80,7 +80,9 @@ def report(output, pdf=False):
     words = templates.get_template("words.txt").module
     margin = f"{100 * MARGIN:.0f} points"
     said = {
-        "answer": words.answer(found, split, margin) if found else "No encoder was asked yet.",
+        "answer": words.answer(found, split, margin)
+        if found
+        else "No way to tell the pictures was asked yet.",
         "asked": words.asked(own, names, record["notebooks"]),
         "said": words.leaks(_pairs(ways, split), split) + words.changes(_changes(rows)),
         "made": words.made(record),
@@ -121,6 +123,7 @@ def _changes(rows):
     """How often which verdict is given of what a notebook changes: Series by its number."""
     other = ("fine-tuned ML", "probe, augmented")  # encoders; what augmentation alone changes
     rows = rows[(rows.metric == "top-1 difference") & ~rows.method.str.endswith(other)]
+    rows = rows[~rows.experiment.str.startswith("07") | rows.features.str.contains("srgan")]
     return rows.groupby(rows.experiment.str[:2]).verdict.value_counts()
 
 
@@ -174,7 +177,8 @@ def _table(rows, costs):
     tuned = rows.experiment.str[:2].isin(["05", "06"])
     rows = rows[(rows.shots.isna() | tuned) & ~rows.experiment.str.startswith("07")]
     few = [f"{k:.0f} a class" if k > 0 else "all" for k in rows.shots]
-    rows = rows.assign(learnt=np.where(rows.method == "zero-shot", "none", few))
+    asked = np.where(rows.chosen.isna(), "none", "its prompt")
+    rows = rows.assign(learnt=np.where(rows.method == "zero-shot", asked, few))
     shares = 100 * rows[["value", "low", "high", "balanced"]]
     rows["told"] = ["{:.1f} ({:.1f} to {:.1f}) {:.1f}".format(*row) for row in shares.values]
     key = ["encoder", "method", "learnt"]
@@ -201,12 +205,13 @@ def _uri(path):
 
 def _predictions(found, own, index):
     """A row for each test picture of the deciding split: DataFrame."""
-    way = found.taken or found.best
+    sure = [one for one in own if one.probability is not None]
+    way = found.taken or max(sure or own, key=lambda one: one.right.mean())
     table = pd.DataFrame({"path": index.path[way.rows], "label": index.label[way.rows]})
     names = np.array(sorted(set(index.label)))
     zero = [one for one in own if one.method == "zero-shot"]
     best = max(zero, key=lambda one: one.right.mean(), default=None)
-    for word, one in (("recommended", way), ("zero_shot", best)):
+    for word, one in (("recommended" if found.taken else "best_seen", way), ("zero_shot", best)):
         if one is not None:
             table[word] = names[one.predicted[0]]
             table[f"{word}_probability"] = one.probability
