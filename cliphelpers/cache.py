@@ -6,6 +6,7 @@ import os
 import warnings
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from uuid import getnode, uuid4
 
 import joblib
@@ -15,6 +16,8 @@ import psutil
 
 # Part of every key or name: raise one when what is kept, or how it is computed, changes.
 CACHE_FORMAT, _FEATURES_FORMAT = "1", "4"
+# Python 3.11's parser, which reads the heads of arrays, fails at times in two threads (gh-106905).
+_ONE_AT_A_TIME = Lock()
 
 
 def cache_folder():
@@ -85,7 +88,8 @@ def load_arrays(path):
         warnings.warn(f"{path} is damaged; its content is computed again", stacklevel=2)
         Path(path).unlink(missing_ok=True)
         return None
-    return dict(np.load(io.BytesIO(content[32:])))
+    with _ONE_AT_A_TIME:
+        return dict(np.load(io.BytesIO(content[32:])))
 
 
 def kept(kind, parts, compute):
