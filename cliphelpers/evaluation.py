@@ -13,11 +13,12 @@ _ROUNDING = 1e-20  # a variance below it is none
 def top_k(scores, y, k=1):
     """Whether the right class is among the k best: bool array, shape (N,).
 
-    ``scores`` is (N, C), ``y`` is (N,). With fewer than k classes it always is.
+    ``scores`` is (N, C), ``y`` is (N,). With fewer than k classes it always is. The best is the
+    first of equals; behind it a class counts only if no more than k are as good, so that of
+    neighbours' votes none counts that got no vote.
     """
-    last = min(k, scores.shape[1]) - 1
-    best = np.argpartition(-scores, last, axis=1)[:, :k] if k > 1 else scores.argmax(1)[:, None]
-    return (best == y[:, None]).any(1)
+    own = np.take_along_axis(scores, y[:, None], axis=1)
+    return (scores.argmax(1) == y) | ((scores >= own).sum(1) <= k)
 
 
 def interval(values, classes, groups, level=LEVEL):

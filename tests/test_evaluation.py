@@ -9,6 +9,7 @@ from scipy import stats
 from scipy.special import expit, softmax
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
+from cliphelpers.classifiers import KNearest
 from cliphelpers.evaluation import (
     calibration,
     confusions,
@@ -29,6 +30,17 @@ def test_top_k_equals_scikit_learn(k):
     right = top_k(scores.astype(np.float32), y, k)
     assert right.dtype == bool and right.shape == (400,)
     assert right.mean() == top_k_accuracy_score(y, scores, k=k)
+
+
+def test_classes_without_a_vote_are_not_among_the_best():
+    X = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    y = np.arange(200) % 20
+    scores = KNearest().fit(X[:100], y[:100], 20).scores(X[100:])[0]  # of k = 1: one class has all
+    assert (top_k(scores, y[100:], 5) == top_k(scores, y[100:])).all()
+    assert top_k(np.zeros((3, 3)), np.arange(3), 2).tolist() == [True, False, False]
+    assert top_k(np.array([[0, 1.0, 1, 0]]).repeat(4, 0), np.arange(4), 2).tolist() == [
+        False, True, True, False,
+    ]  # fmt: skip
 
 
 def test_top_k_of_fewer_classes_is_always_right():
