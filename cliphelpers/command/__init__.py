@@ -1,6 +1,7 @@
 """The command ``cliphelpers``: run, report, predict, export, compare, check, extract, download."""
 
 import io
+import sys
 
 import click
 
@@ -140,6 +141,7 @@ def _check(data):
     """
     from cliphelpers.command.check import check
 
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name can be no UTF-8
     return 1 if check(data) else 0
 
 
