@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cliphelpers.cache import write_atomically
+from cliphelpers.cache import as_bytes, write_atomically
 from cliphelpers.evaluation import LEVEL, interval
 from cliphelpers.index import targets
 
@@ -179,9 +179,7 @@ def save_answers(path, index, groups, said):
         questions.append(where | {"labels": labels})
     arrays |= {"path": index.path.to_numpy(str), "label": index.label.to_numpy(str)}
     arrays |= {"groups": groups, "dataset": index.attrs["name"], "questions": json.dumps(questions)}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, as_bytes(np.savez_compressed, **arrays))
 
 
 def read_answers(output, dataset, notebooks):

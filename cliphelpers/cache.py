@@ -67,11 +67,16 @@ def _remove_parts(folder):
             part.unlink(missing_ok=True)
 
 
+def as_bytes(save, /, **options):
+    """What ``save(file, **options)`` writes into a file."""
+    file = io.BytesIO()
+    save(file, **options)
+    return file.getvalue()
+
+
 def save_arrays(path, arrays):
     """Write a dict of names to arrays atomically, after the SHA-256 of the file's other bytes."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    content = buffer.getvalue()
+    content = as_bytes(np.savez, **arrays)
     write_atomically(path, hashlib.sha256(content).digest() + content)
 
 

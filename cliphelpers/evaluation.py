@@ -239,10 +239,9 @@ def confusions(y, predicted, labels):
         Columns true, predicted, share (of the true class's pictures) and pictures, largest
         share first; only wrong answers.
     """
-    table = pd.DataFrame({"true": y, "predicted": predicted})
+    names = np.asarray(labels, dtype=object)
+    table = pd.DataFrame({"true": names[y], "predicted": names[predicted]})
     pairs = table[table.true != table.predicted].value_counts().rename("pictures").reset_index()
     pairs["share"] = pairs.pictures / pairs.true.map(table.true.value_counts())
     pairs = pairs.sort_values(["share", "true", "predicted"], ascending=[False, True, True])
-    names = np.asarray(labels, dtype=object)
-    pairs["true"], pairs["predicted"] = names[pairs.true], names[pairs.predicted]
     return pairs[["true", "predicted", "share", "pictures"]].reset_index(drop=True)

@@ -51,8 +51,6 @@ def _clusters(directions, count):
     found = fcluster(linkage(distances, "average"), min(count, len(some)), "maxclust")
     _, found, sizes = np.unique(found, return_inverse=True, return_counts=True)
     found = np.argsort(np.argsort(-sizes, kind="stable"))[found]
-    if len(some) == len(directions):
-        return found
     X, onehot = normalize(directions), np.eye(len(sizes), dtype=np.float32)[found]
     nearest = (X @ normalize(onehot.T @ X[some]).T).argmax(1)
     nearest[some] = found

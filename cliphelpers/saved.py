@@ -20,7 +20,7 @@ from scipy.special import softmax
 from sklearn.metrics import pairwise_distances_argmin_min
 
 from cliphelpers import classifiers
-from cliphelpers.cache import kept, key_of
+from cliphelpers.cache import kept, key_of, write_atomically
 from cliphelpers.classifiers import Linear, candidate_names, fit_candidate
 from cliphelpers.encoders.encoder import Encoder, EncoderError, fingerprint, joint, normalize
 from cliphelpers.encoders.load import absolute, load_encoder
@@ -88,9 +88,8 @@ def save_classifier(folder, classifier, encoder, index, words, rows, answers, ro
         "versions": {package: version(package) for package in PACKAGES},
     }
     text = json.dumps(card, indent=2, ensure_ascii=False, default=lambda value: value.item())
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / WEIGHTS).write_bytes(weights)
-    (folder / CARD).write_text(text, encoding="utf-8")
+    write_atomically(folder / WEIGHTS, weights)
+    write_atomically(folder / CARD, text.encode())
 
 
 def _describe(encoder):

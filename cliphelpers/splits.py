@@ -163,9 +163,7 @@ def random(index, seed=0):
     ValueError
         No class has two pictures.
     """
-    place = np.zeros(len(index), int)
-    for members in _ranked(index, np.arange(len(index)), seed):
-        place[members] = np.arange(len(members))
+    place = _place(index, np.arange(len(index)), seed)
     if not place.any():
         raise ValueError("No class has two pictures, one to learn from and one to test")
     return _in_turn(index, place, _QUARTERS, partial(_fifth, index, seed))
@@ -249,9 +247,10 @@ def _in_turn(index, parts, folds, validation):
 
 def _fifth(index, seed, rows):
     """Split training rows into (train, val): of each class a fifth, drawn at random."""
-    ranked = _ranked(index, rows, seed)
-    val = [some[: round(len(some) * _VALIDATION) or len(some) > 1] for some in ranked]
-    return _take_out(rows, val)
+    labels = index.label.iloc[rows]
+    size = labels.groupby(labels).transform("size").to_numpy()
+    val = _place(index, rows, seed) < np.maximum(np.round(size * _VALIDATION), size > 1)
+    return rows[~val], rows[val]
 
 
 def _validation(index, seed, rows, found=None):
@@ -261,30 +260,23 @@ def _validation(index, seed, rows, found=None):
     pictures of the test choose nothing.
     """
     found = looks(index.iloc[rows]) if found is None else found[rows]
-    groups, val, shared = index["group"].to_numpy(str), [], _shared(index)
+    groups, val, shared = index["group"].to_numpy(str), np.zeros(len(rows), bool), _shared(index)
     for label, members in index.iloc[rows].groupby("label").indices.items():
         own, where = rows[members], "" if shared else label  # so that classes draw the same
         for names in (groups[own], found[members].astype(str)):
             several = sorted(set(names) - {""}, key=lambda name: _draw(seed, where, name))
             if len(several) > 1:
-                val.append(own[names == several[0]])
+                val[members] = names == several[0]
                 break
-    return _take_out(rows, val)
+    return rows[~val], rows[val]
 
 
-def _take_out(rows, parts):
-    """Split rows into (those that are left, those of the parts), sorted."""
-    taken = np.sort(np.concatenate([*parts, rows[:0]]))
-    return np.setdiff1d(rows, taken), taken
-
-
-def _ranked(index, rows, seed):
-    """For each class its rows in a random order that is the same on every machine."""
+def _place(index, rows, seed):
+    """Of each row, from 0 on, among those of its class: random, the same on every machine."""
     root = index.attrs.get("root", "") + os.sep
     pictures = tuple(index.label.tolist()), tuple(index.path.tolist())
-    order = rows[_places(seed, root, *pictures)[rows].argsort()]
-    classes = index.iloc[order].groupby("label").indices
-    return [order[members] for members in classes.values()]
+    places = pd.Series(_places(seed, root, *pictures)[rows])
+    return places.groupby(index.label.to_numpy()[rows]).rank().to_numpy(int) - 1
 
 
 @lru_cache(maxsize=16)  # an index is drawn from again for every fold and k
@@ -322,9 +314,8 @@ def few_shot(index, k, seed=0, rows=None):
     """
     if k < 1:
         raise ValueError(f"k must be at least 1 picture a class, not {k}")
-    rows = np.arange(len(index)) if rows is None else rows
-    drawn = [row for members in _ranked(index, rows, seed) for row in members[:k]]
-    return np.array(sorted(drawn), dtype=int)
+    rows = np.arange(len(index)) if rows is None else np.sort(rows)
+    return rows[_place(index, rows, seed) < k]
 
 
 def few_shot_fold(index, fold, k, seed=0, refit=True):

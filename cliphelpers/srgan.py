@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 from torchvision.transforms.functional import normalize
 
-from cliphelpers.cache import kept
+from cliphelpers.cache import as_bytes, kept
 from cliphelpers.encoders.encoder import EncoderError, default_device, fingerprint, freeze
 from cliphelpers.encoders.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from cliphelpers.encoders.weights import explained, read_state
@@ -114,9 +114,9 @@ class Generator(nn.Module):
         array = np.array(picture)
 
         def compute():
-            png = io.BytesIO()
-            Image.fromarray(upscale(self, array)).save(png, "PNG", compress_level=1)
-            return {"png": np.frombuffer(png.getvalue(), np.uint8)}
+            large = Image.fromarray(upscale(self, array))
+            png = as_bytes(large.save, format="PNG", compress_level=1)
+            return {"png": np.frombuffer(png, np.uint8)}
 
         png = kept(f"srgan/{self.fingerprint[:32]}", (array,), compute)["png"]
         return Image.open(io.BytesIO(png)).convert("RGB")

@@ -339,14 +339,13 @@ class Study:
             raise TypeError(f"No column {unknown.pop()!r} in results: use some of {WHERE}")
         classes = self.y[rows]
         mean, low, high, p = interval(values, classes, self._groups[rows])
-        _, *wider, _ = interval(values, 0 * classes, classes)
-        here = {"experiment": self.name, "dataset": self.index.attrs["name"], "metric": metric}
-        row = {"value": mean, "low": low, "high": high, "n": len(rows)}
-        each = pd.Series(np.atleast_2d(values).mean(0))
-        row["balanced"] = each.groupby(classes).mean().mean()
+        _, low_classes, high_classes, _ = interval(values, 0 * classes, classes)
+        balanced = pd.Series(np.atleast_2d(values).mean(0)).groupby(classes).mean().mean()
+        row = {"experiment": self.name, "dataset": self.index.attrs["name"], "metric": metric}
+        row |= {"value": mean, "low": low, "high": high, "balanced": balanced, "n": len(rows)}
+        row |= {"low_classes": low_classes, "high_classes": high_classes}
         row["p"] = p if metric.endswith("difference") else None
-        row |= dict(zip(["low_classes", "high_classes"], wider, strict=True))
-        self._rows[(metric, *map(where.get, WHERE))] = here | where | row
+        self._rows[(metric, *map(where.get, WHERE))] = where | row
 
     def differences(self, column, values, name=None, **where):
         """Add the paired differences of answers, picture by picture: "top-1 difference".
@@ -447,9 +446,8 @@ class Study:
         if self._judged:
             shutil.copytree(self._saved, classifiers)
         if curves is not None:
-            names = {"experiment": self.name, "dataset": self.index.attrs["name"]}
-            curves = curves.assign(**names)[CURVE_COLUMNS]
-            curves.to_csv(folder / f"{self.name}_curves.csv", **form)
+            curves = curves.assign(experiment=self.name, dataset=self.index.attrs["name"])
+            curves.to_csv(folder / f"{self.name}_curves.csv", columns=CURVE_COLUMNS, **form)
         said = Path(output, "answers", f"{self.name}.npz")
         save_answers(said, self.index, self._groups, self._said())
         return self.table()

@@ -1,6 +1,6 @@
 """The command ``cliphelpers``: run, report, predict, export, compare, check, extract, download."""
 
-import io
+import sys
 
 import click
 
@@ -92,13 +92,13 @@ def _predict(folder, pictures, output, encoder):
     from cliphelpers.cache import write_atomically
     from cliphelpers.command.predict import predict
 
-    as_bytes = "utf-8", "backslashreplace"  # names of files need not be text
+    rows = predict(folder, pictures, encoder)
+    rows = (some.encode("utf-8", "backslashreplace") for some in rows)  # of names that are no text
     if output == "-":
-        predict(folder, pictures, click.open_file("-", "w", *as_bytes), encoder)
-        return
-    text = io.StringIO()  # all of it or nothing, so that no half replaces an earlier one
-    predict(folder, pictures, text, encoder)
-    write_atomically(output, text.getvalue().encode(*as_bytes))
+        for some in rows:
+            click.echo(some, nl=False)
+    else:  # all of it or nothing, so that no half replaces an earlier one
+        write_atomically(output, b"".join(rows))
 
 
 @_commands.command("export")
@@ -140,6 +140,7 @@ def _check(data):
     """
     from cliphelpers.command.check import check
 
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name can be no UTF-8
     return 1 if check(data) else 0
 
 

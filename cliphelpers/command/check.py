@@ -1,7 +1,6 @@
 """What is understood of a folder of pictures, and what is wrong with it."""
 
 import math
-import sys
 
 import numpy as np
 import pandas as pd
@@ -17,12 +16,14 @@ _NEAR = 0.999  # cosine of copies, as measured: see near_copies
 _BLOCK = 256  # pictures compared at once: 100 MB for 10^5 others
 
 
-def check(data):
-    """Print what a run makes of a folder or manifest, and what is wrong with its pictures.
+def check(data, say=print):
+    """Say what a run makes of a folder or manifest, and what is wrong with its pictures.
 
     Parameters
     ----------
     data : str or Path
+    say : function
+        Takes texts of one line or several: by default they are printed.
 
     Returns
     -------
@@ -33,53 +34,52 @@ def check(data):
     ------
     ValueError, OSError
         There are no pictures, or they cannot be understood or split. What was found until then is
-        printed.
+        said.
     """
     say_warnings()
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name can be no UTF-8
     index = index_images(data)
     whole = index.assign(**check_images(index.path))
     wrong, index = whole[whole.problem != ""], whole[whole.width > 0].reset_index(drop=True)
     for row in wrong.itertuples():
-        print(f"{row.path}: {row.problem}")
+        say(f"{row.path}: {row.problem}")
     todo = ": remove or replace them" if len(wrong) else ""
-    print(f"{len(whole)} pictures, {len(wrong)} with problems{todo}")
+    say(f"{len(whole)} pictures, {len(wrong)} with problems{todo}")
     if len(index):
-        _show_classes(index)
-        _show_copies(index)
-        _show_splits(index)
+        _show_classes(index, say)
+        _show_copies(index, say)
+        _show_splits(index, say)
     return len(wrong)
 
 
-def _show_classes(index):
+def _show_classes(index, say):
     parts, every = index.split.replace("", "not stated"), f"all {index.label.nunique()} classes"
     table = pd.crosstab(index.label, parts, margins=True, margins_name=every)
     table = table.rename(columns={every: "pictures"}).rename_axis(index=None, columns=None)
-    print(table.to_string(max_rows=24))
+    say(table.to_string(max_rows=24))
     named = index[index["group"] != ""]
     parts = named.groupby(["label", "group"]).split.nunique()
     found = f"{len(parts)} groups of {len(named)} pictures are named"
     found += f", {sum(parts > 1)} of them in several parts" if any(parts > 1) else ""
-    print(found if len(parts) else "No groups are named: looks are found")
+    say(found if len(parts) else "No groups are named: looks are found")
     sizes = sorted(zip(index.width, index.height, strict=True), key=math.prod)
     three = ["{}x{}".format(*sizes[place]) for place in (0, len(sizes) // 2, -1)]
-    print("Sizes: smallest {}, median {}, largest {}".format(*three))
+    say("Sizes: smallest {}, median {}, largest {}".format(*three))
 
 
-def _show_copies(index):
+def _show_copies(index, say):
     tested = (index.split == "test").to_numpy()
     pairs = near_copies(extract_features(raw_pixels(10), index), tested)
     which, whose = ("test ", "training pictures") if tested.any() else ("", "others")
-    print(f"{len(pairs)} {which}pictures are near copies of {whose}{', such as' if pairs else ''}")
+    say(f"{len(pairs)} {which}pictures are near copies of {whose}{', such as' if pairs else ''}")
     for one, other, _ in pairs[:5]:
-        print(f"  {index.path[one]} and {index.path[other]}")
+        say(f"  {index.path[one]} and {index.path[other]}")
 
 
-def _show_splits(index):
+def _show_splits(index, say):
     folds = sum(make_splits(index, ["official", "by_group"]).values(), [])
     rows = [(one.split, one.number, *map(len, (one.train, one.val, one.test))) for one in folds]
     columns = ["split", "fold", "training", "validation", "test"]
-    print(pd.DataFrame(rows, columns=columns).to_string(index=False))
+    say(pd.DataFrame(rows, columns=columns).to_string(index=False))
 
 
 def near_copies(looks, tested):

@@ -11,8 +11,8 @@ from cliphelpers.saved import DESCRIBED, load_classifier
 from cliphelpers.tables import listed_paths
 
 
-def predict(folder, places, output, encoder=None):
-    """Write a CSV of what pictures are taken for, and how sure that is.
+def predict(folder, places, encoder=None):
+    """What pictures are taken for, and how sure that is, as the text of a CSV file.
 
     Columns are those of :meth:`cliphelpers.saved.SavedClassifier.describe`; a picture that cannot
     be read is a row whose ``note`` says why. Features are kept on disk, so that after an interrupt
@@ -24,9 +24,13 @@ def predict(folder, places, output, encoder=None):
         Of the classifier.
     places : list of str
         Pictures, folders of pictures, and CSV files that list them.
-    output : text file
     encoder : str, optional
         See :func:`cliphelpers.saved.load_classifier`.
+
+    Yields
+    ------
+    str
+        The rows of 1,024 pictures each, the first with the names of the columns.
 
     Raises
     ------
@@ -43,7 +47,7 @@ def predict(folder, places, output, encoder=None):
     for start in progress(range(0, len(paths), AT_ONCE), desc="predict", unit="1024 images"):
         table = _describe(classifier, paths[start : start + AT_ONCE])
         form = {"index": False, "float_format": "%.4f", "lineterminator": "\n"}
-        table.to_csv(output, header=start == 0, **form)
+        yield table.to_csv(header=start == 0, **form)
 
 
 def _pictures(place):

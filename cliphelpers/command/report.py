@@ -1,13 +1,11 @@
 """The answer of a run on one page: what to take, what it costs, and what it rests on."""
 
 import base64
-import io
 import json
 import os
 import shlex
 import timeit
 import warnings
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import jinja2
@@ -79,15 +77,11 @@ def report(output, pdf=False):
     templates.filters["uri"] = _uri
     words = templates.get_template("words.txt").module
     margin = f"{100 * MARGIN:.0f} points"
-    said = {
-        "answer": words.answer(found, split, margin)
-        if found
-        else "No way to tell the pictures was asked yet.",
+    page = {
+        "answer": words.answer(found, split, margin),
         "asked": words.asked(own, names, record["notebooks"]),
         "said": words.leaks(_pairs(ways, split), split) + words.changes(_changes(rows)),
         "made": words.made(record),
-    }
-    page = {name: str(text).splitlines() for name, text in said.items()} | {
         "title": rows.dataset.iloc[0],
         "margin": margin,
         "table": _table(rows, costs),
@@ -239,14 +233,15 @@ def _troubles(record):
     if not pictures or not os.path.exists(pictures):
         gone = f"{pictures or 'What the run was on'} is not there any more"
         return "\n".join([*dict.fromkeys(said), gone])
-    printed = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
-    with warnings.catch_warnings(), redirect_stdout(printed):
+    found = []
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notebooks have said them
         try:
-            check(pictures)
+            check(pictures, found.append)
         except (OSError, ValueError) as error:  # it was changed after the run
-            print(error)
-    return "\n".join([printed.buffer.getvalue().decode(), *dict.fromkeys(said)])
+            found.append(str(error))
+    text = "\n".join([*found, "", *dict.fromkeys(said)])
+    return text.encode("utf-8", "backslashreplace").decode()  # names of files need not be text
 
 
 def _command(notebooks):

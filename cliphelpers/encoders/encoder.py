@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import nn
-from torchvision.transforms import functional as transforms
+from torchvision.transforms.v2.functional import normalize as normalize_channels
 
 from cliphelpers.encoders.preprocess import Preprocess
 
@@ -158,12 +158,7 @@ def encode_batch(encoder, pictures):
         The encoder gives something else than finite numbers of this shape.
     """
     batch = torch.as_tensor(pictures).to(encoder.device, non_blocking=True).permute(0, 3, 1, 2)
-    look = encoder.preprocess
-    batch = transforms.normalize(batch.float() / 255, look.mean, look.std, inplace=True)
-    dtype = PRECISIONS[encoder.precision]
-    kind = torch.device(encoder.device).type
-    with torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
-        features = encoder.module(batch)
+    features = see(encoder, encoder.module, batch.float() / 255)
     if not torch.is_tensor(features) or features.ndim != 2 or len(features) != len(batch):
         what = tuple(features.shape) if torch.is_tensor(features) else type(features).__name__
         raise EncoderError(f"{encoder.name} must give (B, D) numbers, D a picture, not {what}")
@@ -172,6 +167,15 @@ def encode_batch(encoder, pictures):
             f"{encoder.name} gives numbers that are not finite, in {encoder.precision}"
         )
     return features.float().contiguous().cpu().numpy()  # no view into a larger tensor
+
+
+def see(encoder, network, pictures):
+    """What a network makes of pictures in [0, 1], float (B, 3, size, size): normalised as the
+    encoder's preprocessing says, and in its precision."""
+    look, dtype = encoder.preprocess, PRECISIONS[encoder.precision]
+    pictures = normalize_channels(pictures.to(encoder.device), look.mean, look.std)
+    with torch.autocast(pictures.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        return network(pictures)
 
 
 def joint(encoder):

@@ -7,9 +7,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision.transforms.v2.functional import normalize
 
-from cliphelpers.encoders.encoder import PRECISIONS
+from cliphelpers.encoders.encoder import see
 
 TEMPERATURE = 0.1  # of the contrastive loss, as in Khosla et al. 2020
 
@@ -35,10 +34,7 @@ class Model(nn.Module):
     def embed(self, pictures):
         """What the head sees of pictures in [0, 1], with a projection of length ``logit_scale``:
         float (B, D)."""
-        device, look = torch.device(self.encoder.device), self.encoder.preprocess
-        dtype = PRECISIONS[self.encoder.precision]
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            X = self.tower(normalize(pictures.to(device), look.mean, look.std)).float()
+        X = see(self.encoder, self.tower, pictures).float()
         if self.projection:
             X = self.encoder.logit_scale * functional.normalize(self.projection(X), dim=-1)
         return X

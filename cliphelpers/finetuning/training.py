@@ -5,7 +5,7 @@ import math
 import os
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import astuple, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from threading import Event
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from timm.optim import param_groups_weight_decay
 from torch import distributed, nn, optim
 
-from cliphelpers.cache import kept, kept_path, load_arrays, save_arrays
+from cliphelpers.cache import as_bytes, kept, kept_path, load_arrays, save_arrays
 from cliphelpers.classifiers import NearestMean
 from cliphelpers.encoders.encoder import Encoder
 from cliphelpers.features import extract_features
@@ -282,9 +282,8 @@ def _train(training, checkpoint, bar, stop):
         run.learn(bar, stop)
         run.validate()
         if run.rank == 0:
-            buffer = io.BytesIO()
-            torch.save(run.state(), buffer)
-            save_arrays(checkpoint, {"torch": np.frombuffer(buffer.getvalue(), np.uint8)})
+            state = as_bytes(partial(torch.save, run.state()))
+            save_arrays(checkpoint, {"torch": np.frombuffer(state, np.uint8)})
     columns = dict(zip(CURVES, map(np.array, zip(*run.curves, strict=True)), strict=True))
     return columns | _arrays(run.best["weights"]) | {"chosen": np.array(run.best["epoch"])}
 

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 from functools import lru_cache
 
 import ipywidgets
@@ -10,6 +9,7 @@ from IPython.display import HTML, display
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from cliphelpers.cache import as_bytes
 from cliphelpers.images import read_image
 from cliphelpers.plots import RIGHT, WRONG, draw_lines
 
@@ -88,9 +88,7 @@ def table(rows):
 
 def image(save, kind, style="", **more):
     """What ``save(file, format=kind, **more)`` writes, "png" or "jpeg", as HTML."""
-    file = io.BytesIO()
-    save(file, format=kind, **more)
-    data = base64.b64encode(file.getvalue()).decode()
+    data = base64.b64encode(as_bytes(save, format=kind, **more)).decode()
     return f'<img src="data:image/{kind};base64,{data}" style="margin:0;{style}">'
 
 
