@@ -30,6 +30,8 @@ class Way:
     ----------
     split, encoder, features, method, shots, spec
         Where the question was put, k or None, and the text of the encoder, "" of a baseline.
+    notebook : str
+        That put it, such as "01_zero_shot".
     rows, predicted : int arrays, shapes (M,) and (S, M)
         The tested pictures' positions in the index, sorted, and the class of each answer for each
         seed.
@@ -49,6 +51,7 @@ class Way:
     method: str
     shots: int | None
     spec: str
+    notebook: str
     rows: np.ndarray
     predicted: np.ndarray
     y: np.ndarray
@@ -86,12 +89,16 @@ class Recommendation:
     taken : Way or None
         The recommended one; None: the pictures do not decide it.
     best : Way
-        That of the highest accuracy.
+        That of the highest accuracy; of equals the cheapest.
+    ties : int
+        How many others are exactly as accurate as the best.
     open : list of Way
-        Those that are not shown to be worse than the best, with the best: of those with k
-        labelled pictures a class only where there are no others.
-    groups, wanted : int
-        Groups that were tested, and how many would narrow all intervals to the margin.
+        Those that are not shown to be worse than the best, after it from the most accurate on: of
+        those with k labelled pictures a class only where there are no others.
+    share : float or None
+        Of the largest class, if no way is shown to be better than always naming it.
+    level : float
+        Of the differences' intervals, by Bonferroni's correction for all ways.
     few : Way or None
         Of the ways with k labelled pictures a class and the encoder of ``taken`` the one with the
         fewest that is as good as ``taken``.
@@ -99,10 +106,31 @@ class Recommendation:
 
     taken: Way | None
     best: Way
+    ties: int
     open: list
-    groups: int
-    wanted: int
+    share: float | None
+    level: float
     few: Way | None = None
+
+    @property
+    def groups(self):
+        """How many groups were tested."""
+        return len(np.unique(self.best.groups))
+
+    def wanted(self, margin=MARGIN):
+        """How many groups would narrow all intervals to a margin, from the variance seen.
+
+        Those that were tested are copied until the intervals are that narrow, in steps of an
+        eighth, since what was seen is a guess. None where a thousand copies are not enough, as
+        where seeds differ.
+        """
+        copies = 1
+        for other in self.open[1:]:
+            while _half_width(self.best, other, copies, self.level) > margin:
+                copies += -(-copies // 8)
+                if copies > 1000:
+                    return None
+        return copies * self.groups
 
 
 def recommend(ways, margin=MARGIN):
@@ -127,29 +155,38 @@ def recommend(ways, margin=MARGIN):
     -------
     Recommendation
     """
-    best, taken, level = max(ways, key=_accuracy), None, 1 - (1 - LEVEL) / len(ways)
+    level = 1 - (1 - LEVEL) / len(ways)
     cheap = sorted(ways, key=lambda way: (way.cost, way.labels, -_accuracy(way)))
-    full, few = ([way for way in cheap if bool(way.shots) == k] for k in (False, True))
-    for way in full + few:
-        rivals = sorted((one for one in ways if one is not way), key=_accuracy, reverse=True)
-        beaten = all(one.better_than(way, level)[2] <= margin for one in rivals)
-        if beaten and way.accuracy(level)[1] > np.bincount(way.y).max() / len(way.y):
+    ranked = sorted(cheap, key=_accuracy, reverse=True)
+    best, share = ranked[0], np.bincount(cheap[0].y).max() / len(cheap[0].y)
+    able = [way for way in cheap if way.accuracy(level)[1] > share]
+    taken = None
+    for way in sorted(able, key=lambda way: bool(way.shots)):
+        rivals = [one for one in ranked if one is not way]
+        if all(one.better_than(way, level)[2] <= margin for one in rivals):
             taken = way
             break
-    for some in (full, few):
-        ends = {way: best.better_than(way, level) for way in some if way is not best}
-        undecided = {way: (high - low) / 2 for way, (_, low, high) in ends.items() if low <= 0}
+    for few in (False, True):
+        others = [way for way in ranked if way is not best and bool(way.shots) == few]
+        undecided = [way for way in others if best.better_than(way, level)[1] <= 0]
         if undecided:
             break
-    groups = len(np.unique(best.groups))
-    widest = max([margin, *undecided.values()])
-    own = [way for way in few if taken and way.encoder == taken.encoder]
-    level = 1 - (1 - LEVEL) / max(len(own), 1)
-    enough = [way for way in own if taken.better_than(way, level)[2] <= margin]
+    own = [way for way in cheap if way.shots and taken and way.encoder == taken.encoder]
+    alone = 1 - (1 - LEVEL) / max(len(own), 1)
+    enough = [way for way in own if taken.better_than(way, alone)[2] <= margin]
     return Recommendation(
-        taken, best, [best, *undecided], groups, int(np.ceil(groups * (widest / margin) ** 2)),
+        taken, best, sum(_accuracy(way) == _accuracy(best) for way in ways) - 1,
+        [best, *undecided], None if able else share, level,
         min(enough, key=lambda way: (way.labels, -_accuracy(way)), default=None),
     )  # fmt: skip
+
+
+def _half_width(one, other, copies, level):
+    """Of the interval of a difference, had each group been seen so many times."""
+    groups = np.arange(copies)[:, None] * (one.groups.max() + 1) + one.groups
+    values, y = np.tile(one.right - other.right, copies), np.tile(one.y, copies)
+    mean, low, high, _ = interval(values, y, groups.ravel(), level)
+    return max(mean - low, high - mean)  # one of them can end at 1
 
 
 def _accuracy(way):
@@ -229,7 +266,8 @@ def read_answers(output, dataset, notebooks):
             rows, sure = arrays[f"rows{number}"][order], arrays.get(f"probability{number}")
             told = {"predicted": arrays[f"predicted{number}"][:, order], "rows": rows}
             told |= {"y": y[rows], "groups": arrays["groups"][rows]}
-            way = Way(**question, **told, probability=None if sure is None else sure[order])
+            told |= {"probability": None if sure is None else sure[order]}
+            way = Way(**question, notebook=path.stem, **told)
             ways[way.split, way.encoder, way.features, way.method, way.shots] = way
     return list(ways.values()), index
 

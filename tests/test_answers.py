@@ -1,5 +1,8 @@
 """The rule of recommendation, on answers that are simulated with a known truth."""
 
+from dataclasses import replace
+from itertools import permutations
+
 import numpy as np
 import pytest
 
@@ -23,7 +26,8 @@ def ways(rng, accuracies, costs, groups, classes=20, pictures=4, shots=None):
             chance = 1 / (1 + np.exp(-(np.log(accuracy / (1 - accuracy)) + hard + own)))
             told = np.where(rng.random(len(y)) < chance, y, (y + 1) % classes)
         where = ("by_group", f"encoder {number}", "penultimate", "ridge", None, f"timm:{number}")
-        made.append(Way(*where, np.arange(len(y)), told[None], y, group, 100, cost=cost))
+        said = np.arange(len(y)), told[None], y, group, 100
+        made.append(Way(*where, "04_linear_probe_imagenet", *said, cost=cost))
     return made
 
 
@@ -61,13 +65,51 @@ def test_a_way_that_is_worse_by_more_than_the_margin_is_hardly_ever_recommended(
     assert share([0.87, 0.9], [1.0, 2.0], groups=10).get(0, 0) <= 0.05
 
 
-def test_what_is_wanted_follows_from_the_widest_undecided_interval():
-    some = ways(np.random.default_rng(1), [0.8, 0.8], [1.0, 2.0], groups=3)
-    found = recommend(some, margin=0.02)
-    best, other = found.best, next(way for way in some if way is not found.best)
-    _, low, high, _ = interval(best.right - other.right, best.y, best.groups, level=0.975)
-    assert low < 0 and found.taken is None and set(found.open) == set(some)
-    assert found.wanted == np.ceil(60 * ((high - low) / 2 / 0.02) ** 2) > found.groups == 60
+def copied(way, times):
+    """A way whose groups were seen so many times."""
+    new = (way.groups + number * (way.groups.max() + 1) for number in range(times))
+    more = {name: np.tile(getattr(way, name), times) for name in ("predicted", "y", "rows")}
+    return replace(way, groups=np.concatenate([*new]), **more)
+
+
+@pytest.mark.parametrize("groups", [2, 3, 10])
+def test_as_many_groups_as_are_wanted_narrow_the_differences_to_the_margin(groups):
+    """Few groups have wide quantiles, so that the square of the widths' ratio is far too many."""
+    some = ways(np.random.default_rng(1), [0.8, 0.8], [1.0, 2.0], groups=groups, classes=2)
+    found = recommend(some)
+    assert found.taken is None and set(found.open) == set(some) and found.groups == 2 * groups
+    times, halves = found.wanted(0.02) // found.groups, {}
+    for number in (1, int(times / 1.3), times):
+        best, other = copied(some[0], number), copied(some[1], number)
+        _, low, high, _ = interval(best.right - other.right, best.y, best.groups, level=0.975)
+        halves[number] = (high - low) / 2
+    assert halves.pop(times) <= 0.02 < min(halves.values())
+    assert times < 0.9 * (halves[1] / 0.02) ** 2 or groups == 10
+
+
+def test_seeds_that_differ_are_not_narrowed_by_more_groups():
+    one, other = ways(np.random.default_rng(1), [0.8, 0.8], [1.0, 2.0], groups=3)
+    other = replace(other, predicted=np.vstack([other.predicted, one.y, 0 * one.y]))
+    found = recommend([one, other])
+    assert found.taken is None and found.wanted(0.02) is None
+
+
+def test_of_equals_the_cheapest_is_the_best_seen_whichever_was_asked_first():
+    some = ways(np.random.default_rng(1), [0.8, 0.8, 0.8, 0.5], [3.0, 1.0, 2.0, 0.5], groups=3)
+    some = [replace(way, predicted=some[0].predicted) for way in some[:3]] + some[3:]
+    for order in permutations(some):
+        found = recommend(list(order))
+        assert found.best is some[1] and found.ties == 2
+
+
+def test_where_all_name_the_largest_class_no_way_is_shown_to_be_better_than_that():
+    some = ways(np.random.default_rng(1), [0.8, 0.8], [1.0, 2.0], groups=60, classes=2)
+    lopsided = np.repeat([0, 1], [108, 12])[some[0].groups]
+    guesses = [replace(way, y=lopsided, predicted=0 * way.predicted) for way in some]
+    found = recommend(guesses)
+    assert found.taken is None and found.share == np.mean(lopsided == 0)
+    assert found.ties == 1 and found.wanted() == found.groups
+    assert recommend(some).share is None
 
 
 def few_shot_ways(seed, accuracies, k=4):

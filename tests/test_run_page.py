@@ -95,8 +95,8 @@ def test_the_first_sentence_is_what_the_rule_says(output):
     way = found.taken or found.best
     start = "Take " if found.taken else "Best seen is "
     assert f"{start}{way.name}: {way.right.mean():.1%}" in page
-    decided = "no other way asked is better by more than 2 points"
-    asked = f"{found.wanted:,} test groups (looks, where none are named) instead of 12"
+    decided = f"of the {len(ways)} ways in the choice none is better by more than 2 points"
+    asked = f"About {found.wanted():,} test groups (looks, where none are named; counted in each"
     assert judge({way.split for way in ways}) == "by_group" and found.groups == 12
     assert (decided in page, asked in page) == (bool(found.taken), not found.taken)
     assert "Not asked: 01_zero_shot" in page and "3 left out" in page
@@ -291,7 +291,7 @@ def test_what_super_resolution_changes_is_told_without_what_other_ways_change(
     save(study, output)
     page = words(report(output).read_text(encoding="utf-8"))
     assert re.search(r"Super-resolution, .*?: (\w+|not decided) in 1 \(Holm", page)
-    assert "No way to tell the pictures was asked yet. Asked: 0 ways of 0 encoders, by note" in page
+    assert "No way to tell the pictures was asked yet. Asked: 0 ways of 0 encoders. Not" in page
 
 
 def test_shrunk_pictures_are_no_way_to_take(output, fruits, specs):
@@ -443,3 +443,19 @@ def test_answers_are_read_as_they_were_given(output, fruits):
         rows = rows[(rows.method == way.method) & (rows.encoder == way.encoder)]
         mean = rows[rows.seed.isna()] if way.shots else rows
         assert np.allclose(mean.value, way.right.mean(), atol=1e-6)
+
+
+def test_what_was_asked_of_fewer_pictures_is_said_to_be_no_part_of_the_choice(
+    output, fruits, specs
+):
+    index = index_images(fruits)
+    study = Study(
+        "05_fine_tune_clip", index, {"by_group": make_splits(index, ["by_group"])["by_group"][:1]}
+    )
+    study.ask("linear probe", Ridge([1.0]), load_encoders(specs)[0])
+    study.run()
+    save(study, output)
+    page = words(report(output).read_text(encoding="utf-8"))
+    assert "Asked: 4 ways of 2 encoders (pixels 2, pixels 6), by notebooks 03_linear_probe" in page
+    left = "fewer pictures: 1 ways of notebooks 05_fine_tune_clip (linear probe)."
+    assert left in page and "05_fine_tune_clip." not in page.partition(left)[0]

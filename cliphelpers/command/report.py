@@ -31,8 +31,8 @@ def report(output, pdf=False):
     """Write ``index.html`` of a run, one file that needs no internet, and what it links to.
 
     Beside it are then ``notebooks/*.html``, ``results/costs.csv`` and ``results/predictions.csv``:
-    for each test picture its true class, and what the recommended way (else the best seen of those
-    with calibrated probabilities) and zero-shot say, with these.
+    for each test picture its true class, and what the recommended way (else the best seen) and
+    zero-shot say, with calibrated probabilities of ways without shots; of several seeds the first.
 
     Parameters
     ----------
@@ -78,8 +78,8 @@ def report(output, pdf=False):
     words = templates.get_template("words.txt").module
     margin = f"{100 * MARGIN:.0f} points"
     page = {
-        "answer": words.answer(found, split, margin),
-        "asked": words.asked(own, names, record["notebooks"]),
+        "answer": words.answer(found, own, split, margin),
+        "asked": words.asked(own, _left_out(ways, own, split), names, record["notebooks"]),
         "said": words.leaks(_pairs(ways, split), split) + words.changes(_changes(rows)),
         "made": words.made(record),
         "title": rows.dataset.iloc[0],
@@ -111,6 +111,11 @@ def _pairs(ways, split):
     both = [name for where, name in at if where == "random" and (split, name) in at]
     pairs = [(at["random", name], at[split, name]) for name in both if split != "random"]
     return sorted(pairs, key=lambda pair: pair[1].right.mean() - pair[0].right.mean())
+
+
+def _left_out(ways, own, split):
+    """Ways of the split that decides which were asked fewer pictures than those of the choice."""
+    return [way for way in ways if way.split == split and way.spec and way not in own]
 
 
 def _changes(rows):
@@ -199,8 +204,7 @@ def _uri(path):
 
 def _predictions(found, own, index):
     """A row for each test picture of the deciding split: DataFrame."""
-    sure = [one for one in own if one.probability is not None]
-    way = found.taken or max(sure or own, key=lambda one: one.right.mean())
+    way = found.taken or found.best
     table = pd.DataFrame({"path": index.path[way.rows], "label": index.label[way.rows]})
     names = np.array(sorted(set(index.label)))
     zero = [one for one in own if one.method == "zero-shot"]
