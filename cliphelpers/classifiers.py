@@ -258,6 +258,7 @@ class Logistic(_Penalised):
             W, near = _minimise(W, strength, rtol, *data)
             if not near:
                 words = f"Logistic regression of strength {strength:g} stopped before its minimum"
+                words += f", with {len(y)} pictures: leave it out of strengths"
                 warnings.warn(words, stacklevel=2)
             coef = ((prior + axes @ W[:, :-1].T) / std[:, None]).astype(np.float32)
             self.heads_.append((coef, W[:, -1].astype(np.float32) - mean @ coef))

@@ -622,6 +622,8 @@ def test_compare_shows_runs_side_by_side(two_runs, capsys):
     page = Path("page.html").read_text(encoding="utf-8")
     assert "<b>" not in page and "A &lt;b&gt;" in page and "one: 2026-01-02" in page
     assert all(f">{cell}</td>" in page for cell in ("0.600", "0.900", "0.300", "–"))
+    black = page.rfind("background-color: #000000")  # of a spread that is none, until undone
+    assert black < page.index("background-color: transparent")
 
 
 def test_compare_says_first_in_what_the_runs_differ(two_runs, capsys):
@@ -767,6 +769,17 @@ def paint(path, seed=0, size=(90, 60)):
     Image.fromarray(few.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC).save(path)
 
 
+@pytest.mark.filterwarnings("ignore:Classes share groups")
+def test_a_group_that_classes_share_is_counted_once(kept_here, tmp_path, capsys):
+    rows = [(paint(tmp_path / f"{n}.png", n), f"{n}.png", "ab"[n % 2], f"day {n // 4}")[1:]
+            for n in range(12)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["path", "label", "group"])
+    table.to_csv(tmp_path / "list.csv", index=False)
+    with pytest.warns(UserWarning):  # as make_splits has no test part
+        lines, _ = checked(capsys, tmp_path / "list.csv")
+    assert "3 groups of 12 pictures are named" in "\n".join(lines)
+
+
 def test_check_shows_what_it_understood(kept_here, fruits, capsys):
     lines, _ = checked(capsys, fruits)
     text = [" ".join(line.split()) for line in lines]
@@ -798,7 +811,7 @@ def test_check_of_a_manifest_with_problems(kept_here, tmp_path, capsys):
         "8 pictures, 3 with problems: remove or replace them",
     ]
     assert text[4:8] == ["not stated pictures", "a $ 4 4", "猫 3 3", "all 2 classes 7 7"]
-    assert "2 groups of 5 pictures are named" in text
+    assert "1 groups of 5 pictures are named" in text  # that both classes share
     assert "Sizes: smallest 81x10, median 90x60, largest 120x80" in text
     assert "0 pictures are near copies of others" in text
 

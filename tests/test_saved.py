@@ -350,8 +350,9 @@ def test_predict_writes_a_row_for_each_picture_of_files_folders_and_lists(
     (pictures / "deeper").mkdir(parents=True)
     shutil.copy(old[0], pictures / "deeper" / "a.jpg")
     (pictures / "bad.jpg").write_text("no picture")
-    pd.DataFrame({"File name": old[1:3], "note": "x"}).to_csv(tmp_path / "list.csv", index=False)
-    places = [str(pictures), str(tmp_path / "list.csv"), old[4], old[4], str(tmp_path / "gone.png")]
+    listed = [*old[1:3], old[4], old[4], str(tmp_path / "gone.png")]
+    pd.DataFrame({"File name": listed, "note": "x"}).to_csv(tmp_path / "list.csv", index=False)
+    places = [str(pictures), str(tmp_path / "list.csv")]
     assert main(["predict", str(folder), *places, "--output", "-"]) == 0
     table = pd.read_csv(StringIO(capsys.readouterr().out), keep_default_na=False)
     names = ["path", "class", "probability", "second", "cosine", "note"]
@@ -422,11 +423,28 @@ def test_a_list_without_one_column_of_paths_is_refused(output, tmp_path, capsys,
     assert "There are no pictures in" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["nothere", "nothere.jpg", "nothere.csv"])
+def test_a_place_that_does_not_exist_is_refused(output, tmp_path, capsys, study, place):
+    folder, there = str(folder_of(output, "means")), study.index.path[0]
+    assert main(["predict", folder, there, str(tmp_path / place)]) == 1
+    said = capsys.readouterr()
+    assert f"There is no {tmp_path / place}" in said.err and not said.out
+
+
 def test_only_linear_heads_and_class_means_are_exported(output, tmp_path, capsys):
     file = tmp_path / "file.onnx"
     assert main(["export", str(folder_of(output, "cached")), "--onnx", str(file)]) == 1
     assert "is a TipAdapter: only linear heads and class means" in capsys.readouterr().err
     assert not file.exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+def test_a_folder_is_no_onnx_file_and_a_missing_one_is_made(output, tmp_path, capsys):
+    folder, deep = str(folder_of(output, "ridge")), tmp_path / "a" / "b.onnx"
+    assert main(["export", folder, "--onnx", str(tmp_path)]) == 2
+    assert "is a directory" in capsys.readouterr().err
+    pytest.importorskip("onnx"), pytest.importorskip("onnxscript")
+    assert main(["export", folder, "--onnx", str(deep)]) == 0 and deep.stat().st_size > 1000
 
 
 @pytest.mark.filterwarnings("ignore")  # of the exporter

@@ -103,7 +103,7 @@ def _predict(folder, pictures, output, encoder):
 
 @_commands.command("export")
 @click.argument("folder")
-@click.option("--onnx", required=True, metavar="FILE", help="The file to write.")
+@click.option("--onnx", required=True, metavar="FILE", type=_file, help="The file to write.")
 @_encoder
 def _export(folder, onnx, encoder):
     """Write a classifier that a run has saved, its encoder and all, as one ONNX file."""

@@ -57,7 +57,8 @@ def _show_classes(index, say):
     table = table.rename(columns={every: "pictures"}).rename_axis(index=None, columns=None)
     say(table.to_string(max_rows=24))
     named = index[index["group"] != ""]
-    parts = named.groupby(["label", "group"]).split.nunique()
+    unit = ["group"] if index.attrs.get("shared") else ["label", "group"]
+    parts = named.groupby(unit).split.nunique()
     found = f"{len(parts)} groups of {len(named)} pictures are named"
     found += f", {sum(parts > 1)} of them in several parts" if any(parts > 1) else ""
     say(found if len(parts) else "No groups are named: looks are found")

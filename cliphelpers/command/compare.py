@@ -121,6 +121,8 @@ def to_html(table, captions, differing):
     style = table.style.format(precision=3, na_rep="–").format_index(escape="html")
     style = style.format_index(escape="html", axis="columns")
     style = style.background_gradient("Oranges", subset="spread", vmin=0)
+    none = "background-color: transparent; color: inherit"  # a gradient makes them black
+    style = style.highlight_null(subset="spread", props=none)
     runs = table.columns.drop("spread")
     style = style.highlight_max(subset=runs, axis="columns", props="font-weight: bold")
     style = style.set_caption("<br>".join(map(escape, captions)))

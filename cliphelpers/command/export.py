@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
+from cliphelpers.cache import write_atomically
 from cliphelpers.classifiers import Linear, NearestMean
 from cliphelpers.encoders.encoder import EncoderError
 from cliphelpers.encoders.weights import explained
@@ -48,6 +49,8 @@ def export(folder, file, encoder=None):
     EncoderError
         The classifier cannot be loaded, is no linear one and none of class means, or cannot be
         said in ONNX; or the packages of the extra ``onnx`` are missing.
+    OSError
+        The file cannot be written.
     """
     saved = load_classifier(folder, encoder)
     if not isinstance(saved.head, (Linear, NearestMean)):
@@ -57,8 +60,10 @@ def export(folder, file, encoder=None):
     pictures = torch.zeros(2, side, side, 3, dtype=torch.uint8, device=device)
     fault = "No ONNX file could be made. It takes packages: pip install -e '.[onnx]'"
     with explained(fault), torch.inference_mode():
-        torch.onnx.export(
-            Whole(saved).eval().to(device), (pictures,), file, dynamo=True, external_data=False,
+        program = torch.onnx.export(
+            Whole(saved).eval().to(device), (pictures,), dynamo=True, verbose=False,
             input_names=["pictures"], output_names=["probabilities"],
-            dynamic_shapes=[{0: torch.export.Dim("batch")}], verbose=False,
+            dynamic_shapes=[{0: torch.export.Dim("batch")}],
         )  # fmt: skip
+        content = program.model_proto.SerializeToString()
+    write_atomically(file, content)

@@ -38,6 +38,8 @@ def predict(folder, places, encoder=None):
         The classifier cannot be loaded.
     ValueError
         There are no pictures.
+    OSError
+        One of the places does not exist.
     """
     say_warnings()
     paths = [path for place in places for path in _pictures(place)]
@@ -53,6 +55,8 @@ def predict(folder, places, encoder=None):
 def _pictures(place):
     if os.path.isdir(place):
         return find_images(place)
+    if not os.path.lexists(place):
+        raise FileNotFoundError(f"There is no {place}: give pictures, folders and CSV files")
     return listed_paths(place) if place.lower().endswith(".csv") else [place]
 
 

@@ -201,6 +201,8 @@ def _execute(path, target, parameters, warned):
                 f"{error.ename}: {error.evalue}\nThe notebook as far as it went: {target}\n"
                 f"A page of what was done before it: cliphelpers report {target.parents[1]}"
             ) from error
+        except OSError as error:  # such as a full disk, whose error names no file
+            raise RunError(f"{target} cannot be written: {error.strerror}") from error
     return book.metadata.papermill
 
 
