@@ -42,10 +42,10 @@ def predict(folder, places, encoder=None):
         One of the places does not exist.
     """
     say_warnings()
+    classifier = load_classifier(folder, encoder)
     paths = [path for place in places for path in _pictures(place)]
     if not paths:
         raise ValueError(f"There are no pictures in {', '.join(places)}")
-    classifier = load_classifier(folder, encoder)
     for start in progress(range(0, len(paths), AT_ONCE), desc="predict", unit="1024 images"):
         table = _describe(classifier, paths[start : start + AT_ONCE])
         form = {"index": False, "float_format": "%.4f", "lineterminator": "\n"}
