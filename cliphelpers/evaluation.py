@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from cliphelpers.index import classes, targets
 
@@ -26,12 +28,13 @@ def interval(values, classes, groups, level=LEVEL):
 
     Pictures of one group are alike, so groups are what varies. The variance is the jackknife's,
     which leaves out each group of each class (Wolter, Introduction to variance estimation, 2007,
-    section 4.5); of several seeds also that of their means, as of other draws. For an accuracy the
-    interval is Korn and Graubard's (Confidence intervals for proportions with small expected number
-    of positive counts, 1998), Clopper and Pearson's with the effective sample size; else t. Its
-    degrees of freedom are groups less classes, where a class's groups of sizes n count as
-    (sum n)^2 / sum n^2 (as Carter, Schnepel and Steigerwald, Asymptotic behavior of a t-test robust
-    to cluster heterogeneity, 2017).
+    section 4.5), or of all classes that share it; of several seeds also that of their means, as of
+    other draws. For an accuracy the interval is Korn and Graubard's (Confidence intervals for
+    proportions with small expected number of positive counts, 1998), Clopper and Pearson's with the
+    effective sample size; else t. Its degrees of freedom are groups less classes (those that share
+    groups are one), where a class's groups of sizes n count as (sum n)^2 / sum n^2 (as Carter,
+    Schnepel and Steigerwald, Asymptotic behavior of a t-test robust to cluster heterogeneity,
+    2017).
 
     Parameters
     ----------
@@ -41,7 +44,7 @@ def interval(values, classes, groups, level=LEVEL):
     classes : int array, shape (N,)
         All 0 for the interval over other classes, with the classes as ``groups``.
     groups : int array, shape (N,)
-        Numbers of groups, none in two classes: see :func:`cliphelpers.looks.group_of`.
+        Numbers of groups, from 0 on: see :func:`cliphelpers.looks.group_of`.
     level : float
         Of the interval, 0.95 for 95 %.
 
@@ -55,9 +58,10 @@ def interval(values, classes, groups, level=LEVEL):
     Notes
     -----
     A class with one group cannot tell how its groups vary: it gets the others' share; where every
-    class has one, the classes stand for groups. If nothing varies, each group counts as one
-    picture; a difference varies at least as if two more groups disagreed half the time (as Agresti
-    and Min, Simple improved confidence intervals for comparing matched proportions, 2005).
+    class has one, these are compared, or the classes if they share it. If nothing varies, each
+    group of each class counts as one picture; a difference varies at least as if two more groups
+    disagreed half the time (as Agresti and Min, Simple improved confidence intervals for comparing
+    matched proportions, 2005).
     """
     kind, seeds = np.asarray(values).dtype.kind, np.atleast_2d(values).astype(float)
     each = seeds.mean(0)
@@ -88,21 +92,33 @@ def interval(values, classes, groups, level=LEVEL):
 
 
 def _between_groups(values, classes, groups):
-    """Variance of the mean over groups within classes, the number of groups, degrees of freedom."""
-    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    class_of = np.unique(classes[first], return_inverse=True)[1]
-    if np.bincount(class_of).max() == 1:
-        class_of = np.zeros(len(first), int)
-    sizes, members, stratum = np.bincount(group), np.bincount(class_of), class_of[group]
-    whole, squares = np.bincount(class_of, sizes), np.bincount(class_of, sizes**2)
-    centre = np.bincount(stratum, values) / whole
-    totals = np.bincount(group, values - centre[stratum]) / len(values)
-    several = members[class_of] > 1
-    left = np.where(several, 1 - sizes / whole[class_of], np.inf)  # of its class, without the group
-    variance = ((1 - 1 / members)[class_of] * (totals / left) ** 2).sum()
-    variance *= squares.sum() / squares[members > 1].sum() if several.any() else 1
+    """Variance of the mean over groups, how many there are in all classes, degrees of freedom."""
+    y, group = _ranks(classes), _ranks(groups)
+    cells, cell = np.unique(y * len(y) + group, return_inverse=True)
+    if len(cells) == y.max() + 1:  # every class has one group
+        group, y = group if group.any() else y, np.zeros_like(y)
+        cells, cell = np.unique(group, return_inverse=True)
+    class_of, group_of = np.divmod(cells, len(y))
+    links = (np.ones(len(cells)), (class_of, group_of + y.max() + 1))
+    stratum = connected_components(coo_array(links, shape=2 * [links[1][1].max() + 1]))[1]
+    stratum = _ranks(stratum[y.max() + 1 :])  # classes and the groups that they share are one
+    pictures, share = np.bincount(group), np.bincount(cell) / np.bincount(y)[class_of]
+    left, several = np.where(share < 1, 1 - share, np.inf), (share < 1)[cell]
+    centre = np.bincount(y, values) / np.bincount(y)
+    totals = np.bincount(cell, values - centre[y]) / len(values)
+    moved = np.bincount(group_of, totals / left)  # the mean, where a group is left out
+    members = np.bincount(stratum)[stratum]
+    variance = ((1 - 1 / members) * moved**2).sum()
+    known = np.bincount(group, several)
+    variance *= (pictures**2).sum() / (known**2).sum() if several.any() else 1
+    whole, squares = np.bincount(stratum, pictures), np.bincount(stratum, pictures**2)
     freedom = max((whole**2 / squares - 1).sum(), 1)
-    return variance * (variance > _ROUNDING), len(first), freedom
+    return variance * (variance > _ROUNDING), len(cells), freedom
+
+
+def _ranks(numbers):
+    """From 0 on, with none missing, in the order of the numbers: int array of their shape."""
+    return (np.cumsum(np.bincount(numbers) > 0) - 1)[numbers]
 
 
 def holm(p):

@@ -83,6 +83,12 @@ def index_images(root):
     return index
 
 
+def shares_groups(index):
+    """Whether groups of a manifest go across classes, as days and cameras do."""
+    pairs = index.loc[index["group"] != "", ["label", "group"]].drop_duplicates()
+    return index.attrs.get("shared", False) and pairs["group"].duplicated().any()
+
+
 def classes(index):
     """The class names of an index, sorted: list of str, length C."""
     return sorted(set(index.label))

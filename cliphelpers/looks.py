@@ -7,6 +7,7 @@ from scipy.spatial.distance import pdist
 from cliphelpers.cache import kept, key_of
 from cliphelpers.encoders.encoder import normalize, raw_pixels
 from cliphelpers.features import extract_features
+from cliphelpers.index import shares_groups
 
 _MOST = 5000  # pictures of a class that are compared pair by pair: 100 MB
 
@@ -58,8 +59,11 @@ def _clusters(directions, count):
 
 
 def group_of(index):
-    """What varies together: "label/group", or "label/look" where no group is named: str (N,)."""
-    found = index["group"].astype(str).to_numpy(object, copy=True)
+    """What varies together: str (N,). "label/group", or "/group" of those that classes share, and
+    "label/look" where no group is named."""
+    found, whose = index["group"].astype(str).to_numpy(object, copy=True), index.label.copy()
     if (unnamed := found == "").any():
         found[unnamed] = [f"look {number}" for number in looks(index)[unnamed]]
-    return (index.label + "/").to_numpy(object) + found
+    if shares_groups(index):
+        whose[~unnamed] = ""
+    return (whose + "/").to_numpy(object) + found

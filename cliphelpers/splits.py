@@ -12,6 +12,7 @@ import pandas as pd
 from pandas.api.types import is_string_dtype
 
 from cliphelpers.images import tell
+from cliphelpers.index import shares_groups
 from cliphelpers.looks import looks
 
 _VALIDATION = 0.2  # of the training part of a random split
@@ -97,18 +98,19 @@ def by_group(index, seed=0):
     Warns
     -----
     UserWarning
-        Classes share groups: intervals count them in each class by itself.
+        Classes share groups: those of a class with a single one are in training and test, and
+        intervals for other classes are of groups within each class.
     """
     named = index["group"].replace("", None)
     sizes = named.groupby(index.label).nunique()
     if not (sizes > 1).any():
         raise ValueError("No class has two named groups")
     groups, folds = pd.factorize(named, sort=True)[0], min(sizes[sizes > 1].min(), _MOST)
-    if _shared(index):
+    if shares_groups(index):
         from sklearn.model_selection import StratifiedGroupKFold  # here, since few need it
 
         words = "Classes share groups: these are held out as a whole, but for classes with a single"
-        words += " one; intervals count them in each class by itself and can be too narrow"
+        words += " one; intervals for other classes, too, do not count what groups share"
         warnings.warn(words, stacklevel=3)
         several = np.flatnonzero((groups >= 0) & (index.label.map(sizes) > 1))
         known = several, index.label.iloc[several], groups[several]
@@ -117,12 +119,6 @@ def by_group(index, seed=0):
             groups[several[test]] = number
         folds = None
     return _in_turn(index, groups, folds, partial(_validation, index, seed))
-
-
-def _shared(index):
-    """Whether groups of a manifest go across classes."""
-    pairs = index.loc[index["group"] != "", ["label", "group"]].drop_duplicates()
-    return index.attrs.get("shared", False) and pairs["group"].duplicated().any()
 
 
 def by_look(index, seed=0, count=5):
@@ -260,7 +256,11 @@ def _validation(index, seed, rows, found=None):
     pictures of the test choose nothing.
     """
     found = looks(index.iloc[rows]) if found is None else found[rows]
-    groups, val, shared = index["group"].to_numpy(str), np.zeros(len(rows), bool), _shared(index)
+    groups, val, shared = (
+        index["group"].to_numpy(str),
+        np.zeros(len(rows), bool),
+        shares_groups(index),
+    )
     for label, members in index.iloc[rows].groupby("label").indices.items():
         own, where = rows[members], "" if shared else label  # so that classes draw the same
         for names in (groups[own], found[members].astype(str)):

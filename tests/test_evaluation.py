@@ -136,6 +136,36 @@ def test_over_all_draws_of_groups_the_variance_is_right_on_average():
     assert np.mean(variances) == pytest.approx(np.var(means))
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("apart", [False, True], ids=["all share", "two by two"])
+def test_groups_that_classes_share_are_left_out_of_all_of_them(seed, apart):
+    """Such as days. Classes that share none of the others' are strata of their own."""
+    rng = np.random.default_rng(seed)
+    classes, days = rng.integers(0, 4, 200), rng.integers(0, 5, 200)
+    days += 5 * (classes // 2) * apart
+    values, variance, freedom = rng.normal(classes, 1) + np.sin(days), 0, 0
+
+    def mean_of(kept):
+        means = [values[kept & (classes == one)].mean() for one in range(4)]
+        return np.average(means, weights=np.bincount(classes))
+
+    for start in (0, 5)[: 1 + apart]:
+        stratum = range(start, start + 5)
+        without = np.array([mean_of(days != day) for day in stratum])
+        variance += 4 / 5 * ((without - values.mean()) ** 2).sum()
+        sizes = np.array([(days == day).sum() for day in stratum])
+        freedom += sizes.sum() ** 2 / (sizes**2).sum() - 1
+    _, low, high, _ = interval(values, classes, days)
+    law = stats.t(freedom, values.mean(), variance**0.5)
+    assert (low, high) == pytest.approx(law.interval(0.95))
+
+
+def test_one_group_that_all_classes_share_says_no_more_than_none():
+    values, classes, _ = clustered()
+    same = interval(values, classes, np.zeros(len(values), int))
+    assert same == pytest.approx(interval(values, classes, classes), nan_ok=True)
+
+
 def test_what_all_groups_of_a_class_share_does_not_widen_it_unless_other_classes_are_meant():
     groups = np.repeat(np.arange(8), 50)
     classes, rng = groups // 2, np.random.default_rng(0)
@@ -320,14 +350,16 @@ def bootstrap(values, classes, groups):
     return 0, *np.mean(ends, axis=0), np.nan
 
 
-def coverage(way, target, class_effect, sizes=(PICTURES,) * GROUPS):
+def coverage(way, target, class_effect, sizes=(PICTURES,) * GROUPS, shared=False):
     """How often an interval holds what is true of these classes, whatever their groups."""
     rng, held = np.random.default_rng(0), 0
     groups = np.repeat(np.arange(CLASSES * GROUPS), np.tile(sizes, CLASSES))
-    classes = groups // GROUPS
+    classes, told = groups // GROUPS, groups % GROUPS if shared else groups
     for _ in range(REPETITIONS):
         level = rng.normal(1, class_effect, CLASSES)
         effect, other = rng.normal(0, 1, (2, CLASSES * GROUPS))
+        if shared:
+            effect, other = (np.tile(one[:GROUPS], CLASSES) for one in (effect, other))
         odds = np.repeat(level, GROUPS) + effect
 
         def true(shift, spread=1.0, level=level):
@@ -344,7 +376,7 @@ def coverage(way, target, class_effect, sizes=(PICTURES,) * GROUPS):
         else:
             rival = answers(0.3, np.repeat(level, GROUPS) + 0.6 * effect + 0.8 * other)
             values, truth = rival - answers(0).astype(int), true(0.3) - true(0)
-        _, low, high, _ = way(values, classes, groups)
+        _, low, high, _ = way(values, classes, told)
         held += low <= truth <= high
     return held / REPETITIONS
 
@@ -360,6 +392,12 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(target, class_effect):
 def test_so_it_does_if_one_group_of_a_class_is_larger_than_the_others(target, sizes):
     """As looks are. It may be too wide, but not too narrow."""
     assert coverage(interval, target, 1, sizes) > 0.92
+
+
+@pytest.mark.parametrize("target", ["accuracy", "difference", "mean of seeds"])
+def test_so_it_does_if_classes_share_groups(target):
+    """As days: what makes one hard makes it hard for all classes."""
+    assert 0.92 < coverage(interval, target, 1, shared=True) <= 1
 
 
 def test_drawing_whole_groups_again_does_not():

@@ -176,6 +176,14 @@ def test_groups_have_the_class_in_their_name_and_looks_stand_in_for_those_withou
     assert index["group"].tolist() == ["r0", "", "", "r0", "r1", ""]  # as before
 
 
+def test_groups_that_classes_share_do_not_have_the_class_in_their_name(index_of):
+    index = index_of(["a", "a", "b", "b"], patterns([0, 1, 2, 3]))
+    index["group"], index.attrs["shared"] = ["mon", "tue", "mon", ""], True
+    assert group_of(index).tolist() == ["/mon", "/tue", "/mon", f"b/look {looks(index)[3]}"]
+    index["group"] = ["mon", "tue", "wed", ""]  # a manifest whose classes share none
+    assert group_of(index).tolist() == ["a/mon", "a/tue", "b/wed", f"b/look {looks(index)[3]}"]
+
+
 def test_where_every_group_is_named_no_picture_is_read():
     rows = {"path": ["/gone.png"] * 2, "label": ["a", "ü"], "group": ["x", "y z"]}
     assert group_of(pd.DataFrame(rows)).tolist() == ["a/x", "ü/y z"]

@@ -96,7 +96,7 @@ def test_the_first_sentence_is_what_the_rule_says(output):
     start = "Take " if found.taken else "Best seen is "
     assert f"{start}{way.name}: {way.right.mean():.1%}" in page
     decided = f"of the {len(ways)} ways in the choice none is better by more than 2 points"
-    asked = f"About {found.wanted():,} test groups (looks, where none are named; counted in each"
+    asked = f"About {found.wanted():,} test groups (looks, where none are named; each class has"
     assert judge({way.split for way in ways}) == "by_group" and found.groups == 12
     assert (decided in page, asked in page) == (bool(found.taken), not found.taken)
     assert "Not asked: 01_zero_shot" in page and "3 left out" in page
