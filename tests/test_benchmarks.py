@@ -68,11 +68,15 @@ def test_the_committed_simulation_is_of_this_code():
 
 def test_the_committed_simulation_says_that_the_interval_covers():
     table = pd.read_csv(BENCHMARKS / "intervals.csv")
-    held = table[table.way == "interval"].groupby("target").held
+    held = table[table.way == "interval"].groupby(["target", "shared"]).held
     for target in ("accuracy", "difference", "mean of seeds"):
-        assert held.get_group(target).median() > 0.93 and held.get_group(target).min() > 0.85
+        own, shared = (held.get_group((target, number)) for number in (0, 1))
+        assert min(own.median(), shared.median()) > 0.93 and own.min() > 0.85
+        assert shared.min() > 0.7  # few days that differ much, and hardly a mistake on most
     ours, theirs = (
-        table[(table.way == way) & (table.target == "accuracy") & (table["class effect"] == 2)]
+        table[(table.way == way) & (table.target == "accuracy") & (table["class effect"] == 2)].loc[
+            lambda rows: rows.shared == 0
+        ]
         for way in ("interval", "resampled")
     )
     assert ours.width.mean() < theirs.width.mean()
