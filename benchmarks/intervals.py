@@ -12,8 +12,7 @@ truths on the same classes and new groups:
 - ``difference``: of two encoders on the same pictures, whose group effects correlate by a half;
 - ``mean of seeds``: of five draws of training pictures, each with an effect of its own;
 
-and, but for shared groups, which it does not count, one to ``other classes``: the accuracy where
-the classes are new, too. ``interval`` is the
+and one to ``other classes``: the accuracy where the classes are new, too. ``interval`` is the
 package's, :func:`cliphelpers.evaluation.interval`; ``resampled`` is what it replaced, a bootstrap
 over whole groups, whatever their class (of several seeds the means of the low and high ends).
 """
@@ -95,10 +94,11 @@ def cell(classes, groups, pictures, uneven, shared, class_effect, group_effect, 
             ("mean of seeds", "resampled"): (
                 0, *np.mean([resampled(one, told, repetition) for one in drawn], axis=0)
             ),
-        } | ({} if shared else {
-            ("other classes", "interval"): interval(elsewhere, 0 * class_of, class_of),
+            ("other classes", "interval"): interval(
+                elsewhere, 0 * class_of, class_of, crossed=told
+            ),
             ("other classes", "resampled"): (0, *resampled(elsewhere, told, repetition)),
-        })  # fmt: skip
+        }  # fmt: skip
         for (target, way), (_, low, high, *_) in intervals.items():
             held, widths = found.setdefault((target, way), ([], []))
             held.append(low <= truths[target] <= high)

@@ -6,6 +6,7 @@ tell pictures between which a recommendation is made.
 
 import io
 import json
+import os
 import zipfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,7 +70,8 @@ class Way:
     def name(self):
         """In words."""
         few = f", k = {self.shots}" if self.shots else ""
-        return f"{self.encoder}, {self.method}{few}"
+        chosen = " with a chosen prompt" if self.method == "zero-shot" and self.labels else ""
+        return f"{self.encoder}, {self.method}{chosen}{few}"
 
     def accuracy(self, level=LEVEL):
         """Accuracy and its interval: mean, low, high."""
@@ -214,7 +216,8 @@ def save_answers(path, index, groups, said):
         unseen = where["method"] == "zero-shot" and not drawn[0].chosen[0]  # not even its prompt
         labels = 0 if unseen else drawn[0].learnt
         questions.append(where | {"labels": labels})
-    arrays |= {"path": index.path.to_numpy(str), "label": index.label.to_numpy(str)}
+    paths = [os.path.abspath(path) for path in index.path]  # however the folder was named
+    arrays |= {"path": np.array(paths), "label": index.label.to_numpy(str)}
     arrays |= {"groups": groups, "dataset": index.attrs["name"], "questions": json.dumps(questions)}
     write_atomically(path, as_bytes(np.savez_compressed, **arrays))
 
@@ -233,7 +236,8 @@ def read_answers(output, dataset, notebooks):
     Returns
     -------
     ways : list of Way
-        No two of one split, encoder, features, method and k: the later notebook's stands.
+        No two of one split, encoder, features, method, k and labels: that on the most pictures
+        stands, and of equals the later notebook's.
     index : DataFrame or None
         Columns path and label, of the notebook with the most pictures.
 
@@ -268,7 +272,9 @@ def read_answers(output, dataset, notebooks):
             told |= {"y": y[rows], "groups": arrays["groups"][rows]}
             told |= {"probability": None if sure is None else sure[order]}
             way = Way(**question, notebook=path.stem, **told)
-            ways[way.split, way.encoder, way.features, way.method, way.shots] = way
+            key = way.split, way.encoder, way.features, way.method, way.shots, way.labels
+            if key not in ways or len(rows) >= len(ways[key].rows):
+                ways[key] = way
     return list(ways.values()), index
 
 

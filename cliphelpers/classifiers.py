@@ -166,9 +166,9 @@ class _Penalised(Linear):
     learns = True
 
     def __init__(self, strengths):
-        if not strengths or min(strengths) < 0:
+        self.candidates = sorted(map(float, strengths), reverse=True)
+        if not self.candidates or not all(0 <= one < np.inf for one in self.candidates):
             raise ValueError(f"Strengths must be numbers of at least 0, not {strengths}")
-        self.candidates = sorted(strengths, reverse=True)
         self.grid = (len(self.candidates),)
 
 
@@ -235,7 +235,7 @@ class Logistic(_Penalised):
 
     def __init__(self, strengths, prior=None, standardize=True, rtol=1e-4):
         super().__init__(strengths)
-        if min(strengths) == 0:
+        if self.candidates[-1] == 0:
             raise ValueError("Strengths of logistic regression must be above 0")
         self.prior, self.standardize = prior, standardize and prior is None
         self.rtol = rtol

@@ -23,7 +23,7 @@ def top_k(scores, y, k=1):
     return (scores.argmax(1) == y) | ((scores >= own).sum(1) <= k)
 
 
-def interval(values, classes, groups, level=LEVEL):
+def interval(values, classes, groups, level=LEVEL, crossed=None):
     """Mean, its interval for these classes and other groups, and how likely chance is.
 
     Pictures of one group are alike, so groups are what varies. The variance is the jackknife's,
@@ -47,6 +47,9 @@ def interval(values, classes, groups, level=LEVEL):
         Numbers of groups, from 0 on: see :func:`cliphelpers.looks.group_of`.
     level : float
         Of the interval, 0.95 for 95 %.
+    crossed : int array, shape (N,), optional
+        Groups of another kind that vary, too, such as days beside classes: clustered both ways
+        (Cameron, Gelbach and Miller, Robust inference with multiway clustering, 2011).
 
     Returns
     -------
@@ -67,6 +70,12 @@ def interval(values, classes, groups, level=LEVEL):
     each = seeds.mean(0)
     mean, pictures = float(each.mean()), len(each)
     variance, units, freedom = _between_groups(each, classes, groups)
+    if crossed is not None:
+        both = np.unique(_ranks(groups) * pictures + _ranks(crossed), return_inverse=True)[1]
+        if both.max() > _ranks(crossed).max():  # else each lies within a group
+            other, _, fewer = _between_groups(each, classes, crossed)
+            variance += max(other - _between_groups(each, classes, both)[0], 0)
+            freedom = min(freedom, fewer)
     if kind == "i":
         variance = max(variance, 1 / (units + 2) ** 2)
     if len(seeds) > 1 and (drawn := seeds.mean(1).var(ddof=1) / len(seeds)) > _ROUNDING:

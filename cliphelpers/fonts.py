@@ -37,7 +37,7 @@ def more_fonts(text):
             lacking -= known[family]
     if lacking:
         which = f"{len(lacking)} characters, such as {min(lacking)}: no installed font has them"
-        message = f"Figures show boxes for {which}. Install one that does, such as Noto Sans CJK"
+        message = f"Figures show boxes for {which}. Install one that does, of Google's Noto fonts"
         warnings.warn(message, stacklevel=4)
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # that is said now
     logging.getLogger("matplotlib.font_manager").setLevel("ERROR")  # that a font has no bold one

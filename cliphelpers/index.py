@@ -105,13 +105,14 @@ def summary(index):
     The last column counts leakage: pictures that are, byte by byte, also in the training part
     (all that is not stated to be test) under another path. Where there are any, a warning says so.
     """
-    copied = _copied(index)
+    index = index.reset_index(drop=True)
+    copied, unit = _copied(index), ["group"] if index.attrs.get("shared") else ["label", "group"]
     groups = [(split or "not stated", part) for split, part in index.groupby("split")]
     columns = {
         name: {
             "pictures": len(part),
             "classes": part.label.nunique(),
-            "groups": part[part["group"] != ""].groupby("label")["group"].nunique().sum(),
+            "groups": len(part.loc[part["group"] != "", unit].drop_duplicates()),
             "pictures of the smallest class": part.label.value_counts().min(),
             "copies of training pictures": copied[part.index].sum(),
         }

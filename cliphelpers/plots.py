@@ -1,7 +1,9 @@
 """The figures of the series, in one style that is safe for colour-blind readers."""
 
+from functools import partial
 from itertools import product
 from pathlib import Path
+from textwrap import wrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -259,6 +261,8 @@ def picture_grid(pictures, captions, rows, colours=None, row_titles=(), title=""
     matplotlib Figure
     """
     columns = -(-len(pictures) // rows)
+    fit = partial(wrap, width=int(13 * WIDTH / columns))  # characters
+    captions = ["\n".join(sum(map(fit, words.split("\n")), [])) for words in captions]
     words = 0.35 + 0.15 * max(caption.count("\n") + 1 for caption in captions)
     size = (WIDTH, 0.35 + rows * (WIDTH / columns + words))
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
@@ -300,7 +304,9 @@ def confusion_matrix(y, predicted, labels, title, most=20):
     told = sorted(counts.sum().sort_values(ascending=False, kind="stable").index[:most])
     others = counts.drop(columns=told).sum(axis=1).rename("others")  # a class may be called so, too
     matrix = pd.concat([counts[told], others] if others.any() else [counts[told]], axis=1)
-    figure, axis = plt.subplots(figsize=(WIDTH, 1.8 + 0.3 * len(matrix)))
+    matrix = matrix.rename(index=_short, columns=_short)
+    height = 1 + 0.07 * max(map(len, matrix.columns)) + 0.3 * len(matrix)
+    figure, axis = plt.subplots(figsize=(WIDTH, height))
     sns.heatmap(
         matrix.div(matrix.sum(axis=1), axis=0), ax=axis, cmap="Blues", vmin=0, vmax=1,
         annot=matrix.astype(str).where(matrix > 0, ""), fmt="", annot_kws={"fontsize": 7},
@@ -311,6 +317,11 @@ def confusion_matrix(y, predicted, labels, title, most=20):
     some = f"true: the {most} of {len(names)} with the most errors" if len(names) > most else "true"
     axis.set(xlabel="predicted", ylabel=some)
     return _finished(figure, title, False)
+
+
+def _short(name):
+    """A name of at most 28 characters, both of whose ends are there."""
+    return name if len(name) <= 28 else f"{name[:14]}…{name[-13:]}"
 
 
 def _label(name):
@@ -351,7 +362,8 @@ def feature_map(features, index, rows, title, seed=0):
         place = _tsne(X[some], seed)
         for number, label in enumerate(labels):
             style = {"color": COLOURS[number % 10], "marker": "os^Dv"[number // 10 % 5]}
-            axis.scatter(*place[y[some] == number].T, s=9, lw=0, label=label, **style)
+            style |= {"label": _label(_short(label)), "s": 9, "lw": 0}
+            axis.scatter(*place[y[some] == number].T, **style)
         shown = np.empty((0, 2))  # where there is a picture: none on another
         for point, row in zip(place, rows[some], strict=True):
             if (np.abs(shown - point).max(1) > 0.1).all():

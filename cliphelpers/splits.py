@@ -98,8 +98,8 @@ def by_group(index, seed=0):
     Warns
     -----
     UserWarning
-        Classes share groups: those of a class with a single one are in training and test, and
-        intervals for other classes are of groups within each class.
+        Classes share groups: that of a class with a single one is learnt from, though other classes
+        may be tested on it.
     """
     named = index["group"].replace("", None)
     sizes = named.groupby(index.label).nunique()
@@ -110,7 +110,7 @@ def by_group(index, seed=0):
         from sklearn.model_selection import StratifiedGroupKFold  # here, since few need it
 
         words = "Classes share groups: these are held out as a whole, but for classes with a single"
-        words += " one; intervals for other classes, too, do not count what groups share"
+        words += " one, which is learnt from"
         warnings.warn(words, stacklevel=3)
         several = np.flatnonzero((groups >= 0) & (index.label.map(sizes) > 1))
         known = several, index.label.iloc[several], groups[several]

@@ -337,9 +337,9 @@ class Study:
         """
         if unknown := set(where) - {*WHERE, "chosen", "at_edge"}:
             raise TypeError(f"No column {unknown.pop()!r} in results: use some of {WHERE}")
-        classes = self.y[rows]
-        mean, low, high, p = interval(values, classes, self._groups[rows])
-        _, low_classes, high_classes, _ = interval(values, 0 * classes, classes)
+        classes, groups = self.y[rows], self._groups[rows]
+        mean, low, high, p = interval(values, classes, groups)
+        _, low_classes, high_classes, _ = interval(values, 0 * classes, classes, crossed=groups)
         balanced = pd.Series(np.atleast_2d(values).mean(0)).groupby(classes).mean().mean()
         row = {"experiment": self.name, "dataset": self.index.attrs["name"], "metric": metric}
         row |= {"value": mean, "low": low, "high": high, "balanced": balanced, "n": len(rows)}

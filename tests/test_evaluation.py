@@ -166,6 +166,25 @@ def test_one_group_that_all_classes_share_says_no_more_than_none():
     assert same == pytest.approx(interval(values, classes, classes), nan_ok=True)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_where_groups_go_across_classes_the_interval_for_other_classes_is_clustered_both_ways(seed):
+    """By the formula V(classes) + V(groups) - V(both), each a jackknife of the mean."""
+    rng, none = np.random.default_rng(seed), np.zeros(240, int)
+    classes, days = np.repeat(np.arange(12), 20), np.tile(np.repeat(np.arange(5), 4), 12)
+    values = rng.normal(0, 1, 240) + rng.normal(0, 1, 12)[classes] + rng.normal(0, 2, 5)[days]
+
+    def variance(clusters):
+        means = [values[clusters == one].mean() for one in np.unique(clusters)]  # of one size
+        return np.var(means, ddof=1) / len(means)
+
+    both = variance(classes) + variance(days) - variance(5 * classes + days)
+    _, low, high, _ = interval(values, none, classes, crossed=days)
+    law = stats.t(5 - 1, values.mean(), both**0.5)
+    assert (low, high) == pytest.approx(law.interval(0.95))
+    within = 5 * classes + days  # groups of one class each add nothing
+    assert interval(values, none, classes, crossed=within) == interval(values, none, classes)
+
+
 def test_what_all_groups_of_a_class_share_does_not_widen_it_unless_other_classes_are_meant():
     groups = np.repeat(np.arange(8), 50)
     classes, rng = groups // 2, np.random.default_rng(0)

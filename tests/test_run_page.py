@@ -291,7 +291,7 @@ def test_what_super_resolution_changes_is_told_without_what_other_ways_change(
     save(study, output)
     page = words(report(output).read_text(encoding="utf-8"))
     assert re.search(r"Super-resolution, .*?: (\w+|not decided) in 1 \(Holm", page)
-    assert "No way to tell the pictures was asked yet. Asked: 0 ways of 0 encoders. Not" in page
+    assert "No way to tell the pictures was asked yet. Not asked: 01_zero_shot" in page
 
 
 def test_shrunk_pictures_are_no_way_to_take(output, fruits, specs):
@@ -318,7 +318,7 @@ def test_the_page_is_of_the_pictures_that_were_asked_last(output, specs, draw):
     study.run()
     save(study, output)
     page = words(report(output).read_text(encoding="utf-8"))
-    assert page.count("other: which image encoder") == 2 and "of 1 encoders (pixels 2)" in page
+    assert page.count("other: which image encoder") == 2 and "In the choice: pixels 2, by" in page
 
 
 def test_a_page_is_made_though_the_pictures_are_gone_or_faulty_now(output, fruits, tmp_path):
@@ -456,6 +456,6 @@ def test_what_was_asked_of_fewer_pictures_is_said_to_be_no_part_of_the_choice(
     study.run()
     save(study, output)
     page = words(report(output).read_text(encoding="utf-8"))
-    assert "Asked: 4 ways of 2 encoders (pixels 2, pixels 6), by notebooks 03_linear_probe" in page
-    left = "fewer pictures: 1 ways of notebooks 05_fine_tune_clip (linear probe)."
+    assert "In the choice: pixels 2; pixels 6, by 03_linear_probe_clip (ways: 4)." in page
+    left = "fewer pictures: linear probe, by 05_fine_tune_clip (ways: 1)."
     assert left in page and "05_fine_tune_clip." not in page.partition(left)[0]

@@ -248,7 +248,9 @@ def test_a_class_whose_shared_groups_all_fall_into_one_fold_stays_in_training(pa
         *(("c", "", day, 40) for day in "12"), ("d", "", "3", 2),
     )  # fmt: skip
     index.attrs["shared"] = True
-    with pytest.warns(UserWarning, match="Classes share groups: .* a single one; intervals"):
+    with pytest.warns(
+        UserWarning, match="Classes share groups: .* a single one, which is learnt from"
+    ):
         folds = by_group(index)
     for fold in folds:
         assert set(index.label.iloc[fold.train]) == set("abcd")
