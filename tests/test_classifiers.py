@@ -5,6 +5,7 @@ from functools import partial
 
 import clip
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.optimize
 import torch
@@ -283,10 +284,16 @@ def test_probes_with_a_constant_feature_and_a_class_without_pictures(make, train
 
 
 @pytest.mark.parametrize("make", [Ridge, Logistic])
-@pytest.mark.parametrize("strengths", [[], [0.1, -1.0]])
+@pytest.mark.parametrize("strengths", [[], [0.1, -1.0], [np.nan], [1.0, np.inf], np.array([])])
 def test_faulty_strengths(make, strengths):
     with pytest.raises(ValueError, match="Strengths must be numbers of at least 0, not"):
         make(strengths)
+
+
+@pytest.mark.parametrize("make", [Ridge, Logistic])
+@pytest.mark.parametrize("kind", [np.array, pd.Series, tuple])
+def test_strengths_in_any_sequence(make, kind):
+    assert make(kind([0.1, 10.0, 1.0])).candidates == [10.0, 1.0, 0.1]
 
 
 def test_logistic_regression_needs_a_penalty():

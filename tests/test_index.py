@@ -544,6 +544,20 @@ def test_summary_counts(tmp_path):
     assert list(summary(index_images(tmp_path / "plain")).index) == ["not stated", "all"]
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_summary_counts_groups_that_classes_share_once_and_rows_by_their_places(tmp_path, shared):
+    tree(tmp_path, *(f"{label}/{number}.png" for label in ("cat", "dog") for number in range(4)))
+    for number, path in enumerate(sorted(tmp_path.rglob("*.png"))):
+        path.write_text(str(number))
+    index = index_images(tmp_path)
+    index["group"], index.attrs["shared"] = ["mon", "tue"] * 4, shared
+    halves = pd.concat([index[:4], index[4:].reset_index(drop=True)])  # numbers 0 to 3 twice
+    halves.attrs = index.attrs
+    for one in (index, halves):
+        row = summary(one).loc["all"]
+        assert row.tolist() == [8, 2, 2 if shared else 4, 4, 0]
+
+
 # ------------------------------------------------------------------------------- names
 
 

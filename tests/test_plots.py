@@ -192,6 +192,39 @@ def test_captions_are_whole_and_beside_no_title(pictures, rows, lines):
         assert not above or axis._left_title.get_window_extent().y1 <= min(above)
 
 
+LONG = [
+    "Tomato___Tomato_Yellow_Leaf_Curl_Virus",
+    "Corn_(maize)___Cercospora_leaf_spot Gray_leaf_spot",
+    "Grape___Leaf_blight_(Isariopsis_Leaf_Spot)",
+    "Pepper,_bell___healthy" + "_and_green" * 9,
+]
+
+
+def test_long_captions_are_wrapped_and_stand_beside_each_other():
+    pixels = np.zeros((5, 5, 3), np.uint8)
+    figure = picture_grid([pixels] * 4, LONG, 1)
+    figure.canvas.draw()
+    texts = [axis.texts[0] for axis in figure.axes]
+    assert ["".join(text.get_text().split()) for text in texts] == [
+        "".join(name.split()) for name in LONG
+    ]
+    boxes = [text.get_window_extent() for text in texts]
+    assert all(one.x1 < other.x0 for one, other in zip(boxes, boxes[1:], strict=False))
+    assert min(box.y0 for box in boxes) >= 0
+    assert min(axis.bbox.height for axis in figure.axes) > 80  # of pictures, in pixels
+
+
+def test_long_names_leave_a_confusion_matrix_its_cells():
+    y = np.repeat(np.arange(4), 5)
+    figure = confusion_matrix(y, y, LONG, "title")
+    figure.canvas.draw()
+    axis = figure.axes[0]
+    names = [text.get_text() for text in axis.get_yticklabels()]
+    assert all(len(name) <= 28 for name in names) and len(set(names)) == 4
+    assert names[-1] == "Tomato___Tomat…af_Curl_Virus"
+    assert axis.bbox.height / 4 > max(text.get_window_extent().height for text in axis.texts)
+
+
 def test_pixels_are_shown_as_they_are():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 5, 3), np.uint8)
     figure = picture_grid([pixels, pixels[::-1]], ["a", "b"], 1)

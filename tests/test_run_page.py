@@ -379,6 +379,43 @@ def test_of_two_notebooks_answers_the_later_one_s_stands_in_the_table_too(
     assert f"zero-shot none {100 * told.value:.1f} (" in page
 
 
+def test_zero_shot_with_a_chosen_prompt_is_a_way_beside_the_one_without(output, specs, fruits):
+    """Notebook 1 chooses a prompt, notebook 2 does not, notebook 5 asks fewer pictures."""
+    index, encoder = index_images(fruits), load_encoders(specs)[1]
+    shutil.rmtree(output / "answers")
+    X, y = extract_features(encoder, index), targets(index)
+    good, bad = NearestMean().fit(X, y, 4).means_.T, np.eye(108, 4, dtype=np.float32)
+    folds = make_splits(index, ["by_group"])["by_group"]
+    for number, heads, some in (
+        ("01_zero_shot", [(good, 0), (bad, 0)], folds),
+        ("02_k_shot", [(bad, 0)], folds),
+        ("05_fine_tune_clip", [(bad, 0)], folds[:1]),
+    ):
+        study = Study(number, index, {"by_group": some})
+        study.ask("zero-shot", Linear(*heads, names=["one", "two"][: len(heads)]), encoder)
+        study.run()
+        save(study, output)
+    ways, _ = read_answers(output, "tiny-fruits", NAMES + ["02_k_shot"])
+    assert [(way.notebook, len(way.rows)) for way in ways] == [
+        ("01_zero_shot", 72), ("02_k_shot", 72)
+    ]  # fmt: skip
+    page = words(report(output).read_text(encoding="utf-8"))
+    assert "Take pixels 6, zero-shot with a chosen prompt" in page
+    assert "by 01_zero_shot, 02_k_shot (ways: 2)" in page
+
+
+def test_a_folder_that_is_named_in_two_ways_is_one(output, fruits, specs, monkeypatch):
+    monkeypatch.chdir(fruits.parent)
+    index = index_images(fruits.name)
+    study = Study("04_linear_probe_imagenet", index, make_splits(index, ["by_group"]))
+    study.ask("ridge", Ridge([1.0]), load_encoders(specs)[0])
+    study.run()
+    save(study, output)
+    ways, index = read_answers(output, "tiny-fruits", NAMES)
+    assert {"03_linear_probe_clip", "04_linear_probe_imagenet"} == {way.notebook for way in ways}
+    assert index.path[0].startswith(str(fruits))
+
+
 def test_ways_to_enlarge_are_told_apart_and_srgan_costs_its_own_time(output, specs, fruits):
     index = index_images(fruits)
     study = Study("05_fine_tune_clip", index, make_splits(index, ["by_group"]))
