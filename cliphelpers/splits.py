@@ -256,11 +256,8 @@ def _validation(index, seed, rows, found=None):
     pictures of the test choose nothing.
     """
     found = looks(index.iloc[rows]) if found is None else found[rows]
-    groups, val, shared = (
-        index["group"].to_numpy(str),
-        np.zeros(len(rows), bool),
-        shares_groups(index),
-    )
+    groups, val = index["group"].to_numpy(str), np.zeros(len(rows), bool)
+    shared = shares_groups(index)
     for label, members in index.iloc[rows].groupby("label").indices.items():
         own, where = rows[members], "" if shared else label  # so that classes draw the same
         for names in (groups[own], found[members].astype(str)):
