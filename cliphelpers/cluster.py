@@ -47,8 +47,8 @@ def extract(data, spec, output, address=None):
     Parameters
     ----------
     data : str
-        A local path, or an address that pyarrow knows (``s3://`` and ``fsspec+…://``, which tests
-        try, ``gs://``):
+        A local path, or an address that pyarrow knows, such as ``s3://``, ``gs://`` and
+        ``fsspec+…://``, which tests try:
 
         - a folder of pictures, or a local CSV file that lists them;
         - a Parquet file, or a folder of such: a row for each picture, with the column ``path`` (an

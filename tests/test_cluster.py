@@ -47,8 +47,14 @@ from cliphelpers.parallel import join_cluster  # noqa: E402
 from cliphelpers.splits import make_splits  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own, of its threads and sockets
-with socket.create_server(("127.0.0.1", 0)) as free:
-    CLIENT = free.getsockname()[1]  # the cluster's port for those outside
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+CLIENT = free_port()  # the cluster's, for those outside
 FRUITS = sorted((Path(__file__).parents[1] / "data" / "fruits-mini").rglob("*.jpg"))
 SLOW = """
 import os, time
@@ -219,16 +225,24 @@ def manifest(paths, place, **columns):
 
 
 @pytest.fixture
-def bucket():
-    """An address in a bucket, in which {} stands for a name, and the bucket's file system."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    query = f"?endpoint_override={host}:{port}&scheme=http&allow_bucket_creation=true"
-    system, _ = fs.FileSystem.from_uri(f"s3://key:secret@bucket{query}")
-    system.create_dir("bucket")
-    yield f"s3://key:secret@bucket/{{}}{query}", system
-    server.stop()
+def buckets():
+    """Addresses in a bucket of Amazon's kind and in one of Google's, in which {} stands for a name,
+    and their file systems."""
+    amazon = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    emulated, port = pytest.importorskip("gcp_storage_emulator.server"), free_port()
+    google = emulated.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+    amazon.start()
+    google.start()
+    gs = f"gs://anonymous@bucket/{{}}?endpoint_override=127.0.0.1:{port}"
+    gs += "&scheme=http&retry_limit_seconds=9"
+    host, port = amazon.get_host_and_port()
+    s3 = f"s3://key:secret@bucket/{{}}?endpoint_override={host}:{port}"
+    s3 += "&scheme=http&allow_bucket_creation=true"
+    systems = [fs.FileSystem.from_uri(one.format(""))[0] for one in (s3, gs)]
+    systems[0].create_dir("bucket")
+    yield (s3, gs), systems
+    amazon.stop()
+    google.stop()
 
 
 KILLED = """
@@ -249,12 +263,12 @@ sys.exit([nobody, done, empty] != [1, 0, 1])
 
 
 def test_what_a_killed_driver_left_is_done_from_far_away(
-    cluster, tmp_path, pictures, slow, bucket, monkeypatch
+    cluster, tmp_path, pictures, slow, buckets, monkeypatch
 ):
-    address, system = bucket
+    (source, target), (theirs, system) = buckets
     fs.copy_files(str(shards(pictures, tmp_path / "shards")), "bucket/some fruit",
-                  destination_filesystem=system)  # fmt: skip
-    place, output, (spec, log) = address.format("some%20fruit"), address.format("out"), slow
+                  destination_filesystem=theirs)  # fmt: skip
+    place, output, (spec, log) = source.format("some%20fruit"), target.format("out"), slow
     job = ["extract", "--data", place, "--encoder", spec, "--output", output]
     driver = subprocess.Popen([sys.executable, "-c", KILLED, *job])
 
@@ -277,7 +291,7 @@ def test_what_a_killed_driver_left_is_done_from_far_away(
     assert ended.returncode == 0, ended.stderr
     assert "pictures have got features; 0 have none" in ended.stdout
     assert "cliphelpers: The Ray cluster ray://127.0.0.1:1 cannot be used: " in ended.stderr
-    assert f"cliphelpers: There are no pictures in {address.format('none%20fruit')}" in ended.stderr
+    assert f"cliphelpers: There are no pictures in {source.format('none%20fruit')}" in ended.stderr
     assert seen(log) - before == 160 - done
     encoder, index = load_encoder(spec, device="cpu"), index_of(pictures)
     written = dataset.dataset(f"bucket/out/{kept_name(encoder)}", filesystem=system).to_table()
