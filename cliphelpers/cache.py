@@ -3,21 +3,23 @@
 import hashlib
 import io
 import os
+import time
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from uuid import getnode, uuid4
+from uuid import uuid4
 
 import joblib
 import numpy as np
 import pooch
-import psutil
 
 # Part of every key or name: raise one when what is kept, or how it is computed, changes.
 CACHE_FORMAT, _FEATURES_FORMAT = "1", "4"
 # Python 3.11's parser, which reads the heads of arrays, fails at times in two threads (gh-106905).
 _ONE_AT_A_TIME = Lock()
+_DAY = 86_400  # seconds
 
 
 def cache_folder():
@@ -44,16 +46,23 @@ def key_of(*parts):
 
 
 def write_atomically(path, content):
-    """Write bytes so that the file is there as a whole or not at all, whoever else writes."""
-    path = Path(path)
+    """Write bytes so that the file is there as a whole or not at all, whoever else writes.
+
+    A link stays one, and what is no file, such as a device or a pipe, is just written to.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        Path(path).write_bytes(content)
+        return
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_parts(path.parent)
-    part = path.with_name(f"{path.name[:8]}.{getnode()}.{os.getpid()}.{uuid4().hex}.part")
+    part = path.with_name(f"{path.name[:8]}.{uuid4().hex}.part")
     try:
         part.write_bytes(content)
         os.replace(part, path)
     except BaseException as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # of a system that can only be read
+            part.unlink()
         if isinstance(error, OSError):  # one of writing, such as a full disk, names no file
             error.filename = str(path)
         raise
@@ -61,10 +70,17 @@ def write_atomically(path, content):
 
 @cache
 def _remove_parts(folder):
-    """Remove, once a process, what processes of this machine that are dead had half written."""
-    for part in folder.glob(f"*.{getnode()}.*.part"):
-        if not psutil.pid_exists(int(part.name.split(".")[-3])):
-            part.unlink(missing_ok=True)
+    """Remove, once a process, what was half written a day ago: nobody goes on with that."""
+    for part in folder.glob("*.part"):
+        with suppress(OSError):  # another process does the same
+            if time.time() - part.stat().st_mtime > _DAY:
+                part.unlink()
+
+
+def write_table(path, table, **form):
+    """Write a DataFrame, without its index, as a CSV file; names of files need not be text."""
+    text = table.to_csv(index=False, lineterminator="\n", **form)
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))
 
 
 def as_bytes(save, /, **options):

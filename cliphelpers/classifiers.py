@@ -363,6 +363,7 @@ def fit_chosen(classifier, X, y, fold):
     ValueError
         A feature is not finite, as in the rows that ``extract_features`` was not asked for.
     """
+    X, y = np.asarray(X), np.asarray(y)
     if classifier.learns and not np.isfinite(X[fold.fit]).all():
         raise ValueError("Features to learn from are no numbers: extract them for these rows, too")
     classes, best, chosen = int(y.max()) + 1, 0, copy.copy(classifier)

@@ -17,10 +17,19 @@ def top_k(scores, y, k=1):
 
     ``scores`` is (N, C), ``y`` is (N,). With fewer than k classes it always is. The best is the
     first of equals; behind it a class counts only if no more than k are as good, so that of
-    neighbours' votes none counts that got no vote.
+    neighbours' votes none counts that got no vote. Raises a ValueError if scores are no numbers.
     """
+    scores, y = _numbers(scores), np.asarray(y)
     own = np.take_along_axis(scores, y[:, None], axis=1)
     return (scores.argmax(1) == y) | ((scores >= own).sum(1) <= k)
+
+
+def _numbers(scores):
+    """The scores as an array; an error if they come from features that were not extracted."""
+    scores = np.asarray(scores)
+    if not np.isfinite(scores).all():
+        raise ValueError("Scores are no numbers: extract the features of these pictures, too")
+    return scores
 
 
 def interval(values, classes, groups, level=LEVEL, crossed=None):
@@ -157,10 +166,15 @@ def fit_temperature(scores, y):
     -------
     float
         Between exp(-10) and exp(10); 1 if there are no pictures.
+
+    Raises
+    ------
+    ValueError
+        Scores are no numbers.
     """
     if not len(y):
         return 1.0
-    scores, target = np.asarray(scores, float), (len(y) + 1) / (len(y) + 2)
+    scores, target = _numbers(scores).astype(float), (len(y) + 1) / (len(y) + 2)
     right = scores[np.arange(len(y)), y]
     others = (scores.sum(1) - right) / (scores.shape[1] - 1)
     wanted = target * right + (1 - target) * others
@@ -213,9 +227,15 @@ def calibration(scores, y, bins=15):
         calibration of modern neural networks, 2017, equation 3), so that :func:`interval` of
         them is its interval, that of bins and signs as they are. Of perfect probabilities it is
         not 0 but what chance leaves in bins of finite size.
+
+    Raises
+    ------
+    ValueError
+        Scores are no numbers.
     """
+    scores = _numbers(scores).astype(float)
     right = scores.argmax(1) == y
-    confidence = special.softmax(np.asarray(scores, float), axis=1).max(1)
+    confidence = special.softmax(scores, axis=1).max(1)
     place = (stats.rankdata(confidence) - 0.5) * bins // len(y)
     pictures = pd.DataFrame({"confidence": confidence, "accuracy": right}).groupby(place)
     table = pictures.mean().assign(pictures=pictures.size())
@@ -241,7 +261,13 @@ def doubtful_labels(index, rows, probabilities):
     DataFrame
         Columns path, label, probability (of the label), taken_for and its probability,
         taken_for_probability.
+
+    Raises
+    ------
+    ValueError
+        Probabilities are no numbers.
     """
+    probabilities = _numbers(probabilities)
     best, places = probabilities.argmax(1), np.arange(len(rows))
     table = index.iloc[rows][["path", "label"]].reset_index(drop=True)
     table["probability"] = probabilities[places, targets(index)[rows]]

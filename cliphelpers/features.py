@@ -158,13 +158,13 @@ def _encode(encoder, paths, batch):
 @contextmanager
 def _database(file):
     """A connection to an encoder's file; what is written is kept as a whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(file, timeout=60)) as database, database:
             database.text_factory = bytes  # only damage makes a text of a vector
             database.execute(_TABLE)
             yield database
-    except sqlite3.OperationalError as error:
+    except (sqlite3.OperationalError, OSError) as error:
         if str(error).startswith("no such"):  # column: a name is damaged
             raise sqlite3.DatabaseError(str(error)) from error
         todo = "make room, or set CLIPHELPERS_CACHE to a folder on a local disk"
@@ -188,7 +188,7 @@ def _read(file, contents):
             database.executemany("DELETE FROM features WHERE digest = ?", damaged)
     except sqlite3.DatabaseError:
         known, damaged = {}, [file]
-        file.unlink()
+        file.unlink(missing_ok=True)  # another process has done so
     if damaged:
         warnings.warn(f"{file} is damaged; its content is computed again", stacklevel=3)
     return known

@@ -90,8 +90,17 @@ def shares_groups(index):
 
 
 def classes(index):
-    """The class names of an index, sorted: list of str, length C."""
-    return sorted(set(index.label))
+    """The class names of an index, sorted: list of str, length C.
+
+    Raises
+    ------
+    TypeError
+        A label is no str.
+    """
+    found = set(index.label)
+    if odd := [label for label in found if not isinstance(label, str)]:
+        raise TypeError(f"The index needs labels of nothing but str, not {odd[0]!r}")
+    return sorted(found)
 
 
 def targets(index):

@@ -3,6 +3,7 @@
 import math
 import os
 import warnings
+from pathlib import Path
 
 import pandas as pd
 
@@ -21,6 +22,10 @@ class ParameterError(ValueError):
 
 def _path(value):
     return isinstance(value, (str, os.PathLike)) and os.path.exists(value)
+
+
+def _file(value):
+    return isinstance(value, (str, os.PathLike)) and os.path.isfile(value)
 
 
 def _whole(value):
@@ -63,7 +68,8 @@ _LISTS = {  # what each item of a list can be
 }
 _RULES = _LISTS | {
     "data": (_path, "a folder or CSV file that exists"),
-    "names": (lambda value: value is None or _path(value), "a CSV file that exists"),
+    "names": (lambda value: value is None or _file(value), "a CSV file that exists"),
+    "output": (lambda value: isinstance(value, (str, os.PathLike)), "the path of a folder"),
     **dict.fromkeys(["train_shots", "tested", "folds", "epochs"], _COUNT),
     **dict.fromkeys(["train_frames", "test_frames", "compared"], _COUNT),
     "batch": (lambda value: _whole(value) and value > 1, "a whole number from 2 on"),
@@ -107,8 +113,9 @@ def check_parameters(parameters):
     Raises
     ------
     ParameterError
-        A value is impossible, a list is empty or has an impossible item or one twice, a training
-        would get fp16, or a prompt has more tokens than an encoder can read, such as 77.
+        A value is impossible, a list is empty or has an impossible item or one twice, the output
+        lies among the pictures, a training would get fp16, or a prompt has more tokens than an
+        encoder can read, such as 77.
     """
     for name in [name for name in _RULES if name in parameters]:
         value, (allowed, words) = parameters[name], _RULES[name]
@@ -120,6 +127,10 @@ def check_parameters(parameters):
                 raise ParameterError(f"{must}: {item!r} is none")
             if name in _LISTS and value.count(item) > 1:
                 raise ParameterError(f"The parameter {name} has {item!r} twice: give it once")
+    data, output = (Path(parameters.get(name, "")).resolve() for name in ("data", "output"))
+    if {"data", "output"} <= set(parameters) and data.is_dir() and output.is_relative_to(data):
+        words = f"The output {output} lies in {data}, as if it were pictures"
+        raise ParameterError(f"{words}: choose another output")
     if "epochs" in parameters and parameters.get("precision") == "fp16":  # notebooks 5 and 6
         why = "in which small gradients vanish: use auto, bf16 or fp32"
         raise ParameterError(f"The parameter precision must not be fp16, {why}")

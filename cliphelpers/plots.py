@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 
-from cliphelpers.cache import kept
+from cliphelpers.cache import as_bytes, kept, write_atomically
 from cliphelpers.encoders.encoder import normalize
 from cliphelpers.fonts import more_fonts
 from cliphelpers.images import read_image
@@ -47,8 +47,8 @@ def set_style(text=""):
 def save_fig(figure, output, name):
     """Write a figure as ``<output>/pics/<name>.jpg``."""
     path = Path(output) / "pics" / f"{name}.jpg"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, pil_kwargs={"quality": 88, "optimize": True})
+    look = {"quality": 88, "optimize": True}
+    write_atomically(path, as_bytes(figure.savefig, format="jpg", pil_kwargs=look))
 
 
 # ------------------------------------------------------------------------------- rows of results
@@ -375,9 +375,10 @@ def feature_map(features, index, rows, title, seed=0):
                 axis.add_artist(AnnotationBbox(box, point, **above))
         near = NearestNeighbors(n_neighbors=min(11, len(X)), metric="cosine").fit(X)
         near = near.kneighbors(X[some], return_distance=False)[:, 1:]  # the first is itself
-        same = [(values[near] == values[some, None]).mean() for values in (y, groups)]
-        words = f"of {near.shape[1]} nearest neighbours {same[0]:.0%} share the class"
-        axis.set_xlabel(f"{words}, {same[1]:.0%} the {kind}", fontsize=9)
+        if near.size:
+            same = [(values[near] == values[some, None]).mean() for values in (y, groups)]
+            words = f"of {near.shape[1]} nearest neighbours {same[0]:.0%} share the class"
+            axis.set_xlabel(f"{words}, {same[1]:.0%} the {kind}", fontsize=9)
         axis.set(xticks=[], yticks=[], ylim=(-0.05, 1.12))
         axis.set_title(name)
     return _finished(figure, title, len(labels) <= 10)
@@ -385,6 +386,8 @@ def feature_map(features, index, rows, title, seed=0):
 
 def _tsne(X, seed):
     """Places of pictures on a map, from 0 to 1: float32 (M, 2); kept on disk."""
+    if np.ptp(X, axis=0).max() < 1e-6:  # one picture alone, or copies of it
+        return np.zeros((len(X), 2), np.float32)
 
     def compute():
         few = PCA(min(50, *X.shape), random_state=seed).fit_transform(X)

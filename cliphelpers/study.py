@@ -20,7 +20,7 @@ from scipy.special import softmax
 
 from cliphelpers import classifiers
 from cliphelpers.answers import judge, save_answers
-from cliphelpers.cache import kept, key_of
+from cliphelpers.cache import kept, key_of, write_table
 from cliphelpers.classifiers import fit_chosen
 from cliphelpers.encoders.encoder import Encoder
 from cliphelpers.evaluation import LEVEL, fit_temperature, holm, interval, top_k
@@ -168,19 +168,23 @@ class Study:
         Raises
         ------
         ValueError
-            No class, or not every one, has as many training pictures as the least of ``shots``.
+            No class, or not every one, has as many training pictures as the least of ``shots``; or
+            that is below 1, or there is none.
         TypeError
             A classifier of your own lacks something.
         """
         if lacks := {"candidates", "fit", "grid", "learns", "scores"} - set(dir(classifier)):
             what = f"{type(classifier).__name__} has no {', '.join(sorted(lacks))}"
             raise TypeError(f"{what}: see cliphelpers.classifiers, which says what it needs")
-        folds = folds or [fold for some in self.splits.values() for fold in some]
-        for fold, k in product(folds, self._possible(shots, folds) if shots else [None]):
+        if folds is None:
+            folds = [fold for some in self.splits.values() for fold in some]
+        for fold, k in product(folds, [None] if shots is None else self._possible(shots, folds)):
             drawn = [replace(self._draw(fold, k, seed), shots=k) for seed in seeds] if k else [fold]
             self._asked.append(_Question(method, classifier, encoder, drawn, chosen, bool(k)))
 
     def _possible(self, shots, folds):
+        if not len(shots) or min(shots) < 1:
+            raise ValueError(f"k must be from 1 on, but shots are {shots}: leave it out for all")
         most = min(np.bincount(self.y[fold.fit]).min() for fold in folds)
         if most < min(shots):
             raise ValueError(f"A class has {most} pictures to learn from: lower k, now {shots}")
@@ -337,6 +341,7 @@ class Study:
         """
         if unknown := set(where) - {*WHERE, "chosen", "at_edge"}:
             raise TypeError(f"No column {unknown.pop()!r} in results: use some of {WHERE}")
+        rows = np.arange(len(self.y))[rows]  # of a mask, too
         classes, groups = self.y[rows], self._groups[rows]
         mean, low, high, p = interval(values, classes, groups)
         _, low_classes, high_classes, _ = interval(values, 0 * classes, classes, crossed=groups)
@@ -363,13 +368,20 @@ class Study:
             Of the difference; by default "first − second".
         **where
             Only answers with these values, as in :meth:`answers`.
+
+        Raises
+        ------
+        KeyError
+            No answers have the first value of a pair, or none these to compare them with.
         """
         free = [column, "features"] if column == "encoder" else [column]
+        answers = [(dict(zip(WHERE, at, strict=False)), one) for at, one in self._answers.items()]
         for first, second in combinations(values, 2):
-            for at, drawn in list(self._answers.items()):
-                at = dict(zip(WHERE, at, strict=False))
-                if not (where | {column: first}).items() <= at.items():
-                    continue
+            wanted = where | {column: first}
+            found = [(at, drawn) for at, drawn in answers if wanted.items() <= at.items()]
+            if not found:
+                raise KeyError(f"0 answers of {self.name} are to {wanted}")
+            for at, drawn in found:
                 same = {key: value for key, value in at.items() if key not in free}
                 less = []
                 for seed, one in drawn.items():
@@ -437,17 +449,15 @@ class Study:
         if self._parts:
             words = "some folds of a split were not asked, and there are rows of whole splits alone"
             warnings.warn(f"{len(self._parts)} questions have no rows: {words}", stacklevel=2)
-        folder = Path(output) / "results"
-        folder.mkdir(parents=True, exist_ok=True)
-        form = {"index": False, "float_format": "%.6f", "lineterminator": "\n"}
-        self.table(every_seed=True).to_csv(folder / f"{self.name}.csv", **form)
+        folder, form = Path(output) / "results", {"float_format": "%.6f"}
+        write_table(folder / f"{self.name}.csv", self.table(every_seed=True), **form)
         classifiers = Path(output) / "classifiers" / self.name
         shutil.rmtree(classifiers, ignore_errors=True)
         if self._judged:
-            shutil.copytree(self._saved, classifiers)
+            shutil.copytree(self._saved, classifiers, dirs_exist_ok=True)  # if two do so at once
         if curves is not None:
             curves = curves.assign(experiment=self.name, dataset=self.index.attrs["name"])
-            curves.to_csv(folder / f"{self.name}_curves.csv", columns=CURVE_COLUMNS, **form)
+            write_table(folder / f"{self.name}_curves.csv", curves[CURVE_COLUMNS], **form)
         said = Path(output, "answers", f"{self.name}.npz")
         save_answers(said, self.index, self._groups, self._said())
         return self.table()

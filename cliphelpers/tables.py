@@ -97,6 +97,8 @@ def listed_paths(file):
     table = _read_manifest(file)
     if list(table.columns).count("path") != 1:
         raise ValueError(f"{file} needs one column path, but has {', '.join(table.columns)}")
+    if (blank := table.path.str.strip() == "").any():
+        raise ValueError(f"Line {blank.idxmax() + 1} of {file} has no path")
     return [_found(os.path.dirname(file), path) for path in table.path]
 
 

@@ -93,4 +93,4 @@ def quality(picture, original):
         gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
     )  # fmt: skip
     edges = [np.var(laplace(rgb2gray(one))) for one in (picture, original)]
-    return {"PSNR (dB)": psnr, "SSIM": ssim, "sharpness": edges[0] / max(edges[1], 1e-12)}
+    return {"PSNR (dB)": psnr, "SSIM": ssim, "sharpness": (edges[0] + 1e-12) / (edges[1] + 1e-12)}

@@ -2,12 +2,20 @@
 
 import os
 import signal
-from uuid import getnode
+import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from cliphelpers.cache import kept, key_of, load_arrays, save_arrays, write_atomically
+from cliphelpers.cache import (
+    kept,
+    key_of,
+    load_arrays,
+    save_arrays,
+    write_atomically,
+    write_table,
+)
 from cliphelpers.classifiers import Logistic
 
 
@@ -87,11 +95,30 @@ def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_is_not
     (left,) = tmp_path.iterdir()
     assert dying.exitcode == -signal.SIGKILL and left.suffix == ".part"
     assert left.read_bytes() == b"new"
-    name = left.name
-    living = tmp_path / name.replace(f".{dying.pid}.", f".{os.getppid()}.")
-    elsewhere = tmp_path / name.replace(f".{getnode()}.", f".{getnode() + 1}.")
-    assert len({left, living, elsewhere}) == 3
-    for other in (living, elsewhere):
-        other.write_bytes(b"half")
+    old = time.time() - 2 * 86_400
+    os.utime(left, (old, old))
+    living = tmp_path / "z.part"  # of this or another machine, or of another container's process
+    living.write_bytes(b"half")
     write_atomically(tmp_path / "y.npz", b"whole")
-    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "y.npz", living, elsewhere])
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "y.npz", living]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are neither pipes nor links with names")
+def test_a_link_stays_one_and_a_pipe_is_written_to(tmp_path):
+    real, link, pipe = (tmp_path / name for name in ("elsewhere/real", "link", "pipe"))
+    write_atomically(real, b"old")
+    link.symlink_to(real)
+    write_atomically(link, b"new")
+    assert link.is_symlink() and real.read_bytes() == b"new"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, b"told")
+    assert os.read(reader, 9) == b"told" and pipe.is_fifo()
+    os.close(reader)
+
+
+def test_a_table_holds_names_that_are_no_text(tmp_path):
+    table = pd.DataFrame({"path": ["a,b", "\udce9.png"], "value": [0.25, 1 / 3]}, index=[7, 3])
+    write_table(tmp_path / "new" / "table.csv", table, float_format="%.3f")
+    said = (tmp_path / "new" / "table.csv").read_bytes()
+    assert said == b'path,value\n"a,b",0.250\n\\udce9.png,0.333\n'

@@ -589,3 +589,17 @@ def test_tiny_features_count_as_much_as_large_ones(make, train, test):
     np.testing.assert_allclose(
         make([0.1]).fit(X * tiny, y, 4).scores(test * tiny), expected, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("classifier", [NearestMean(), KNearest(), Ridge([1, 0.1])])
+def test_targets_are_taken_by_position_whatever_index_they_have(classifier):
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 4
+    X = rng.normal(size=(40, 8)).astype(np.float32) + 5 * np.eye(8, dtype=np.float32)[y]
+    fold = Fold(np.arange(20), np.arange(20, 30), np.arange(30, 40))
+    scores = fit_chosen(classifier, X, y, fold).scores(X[fold.test])
+    odd = pd.Series(y, index=np.arange(40)[::-1])
+    assert np.array_equal(fit_chosen(classifier, X, odd, fold).scores(X[fold.test]), scores)
+    assert np.array_equal(
+        fit_chosen(classifier, list(X), list(y), fold).scores(X[fold.test]), scores
+    )

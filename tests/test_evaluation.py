@@ -564,3 +564,28 @@ def test_labels_are_ranked_by_how_unlikely_they_are():
         ["d", "x", 0.2, "z", 0.6],
         ["b", "y", 0.9, "y", 0.9],
     ]
+
+
+@pytest.mark.parametrize("judged", [
+    lambda scores, y: top_k(scores, y, 1),
+    fit_temperature,
+    calibration,
+    lambda scores, y: doubtful_labels(
+        pd.DataFrame({"path": "x.png", "label": ["a", "b", "a"]}), np.arange(3), scores
+    ),
+])  # fmt: skip
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_what_was_not_extracted_is_not_judged(judged, odd):
+    scores, y = np.array([[1.0, 0.0], [0.2, 0.1], [0.5, 0.9]]), np.array([0, 1, 0])
+    judged(scores, y)
+    scores[1] = odd
+    with pytest.raises(ValueError, match="numbers: extract the features of these pictures"):
+        judged(scores, y)
+
+
+def test_lists_are_judged_as_arrays_are():
+    scores, y = [[1.0, 0.0], [0.2, 0.1], [0.5, 0.9]], [0, 1, 0]
+    assert top_k(scores, y).tolist() == [True, False, False]
+    table, gaps = calibration(scores, y)
+    again, same = calibration(np.array(scores), np.array(y))
+    assert table.equals(again) and np.array_equal(gaps, same)

@@ -286,6 +286,13 @@ def test_no_space_left_names_the_file_and_loses_nothing(tmp_path, monkeypatch):
     assert len(list(tmp_path.rglob("*.npz"))) == 3 and not list(tmp_path.rglob("*.part"))
 
 
+def test_a_cache_that_cannot_be_made_says_what_to_do(tmp_path, paths):
+    (tmp_path / "file").write_text("no folder")
+    cache = tmp_path / "file" / "cache"
+    with pytest.raises(OSError, match="Features cannot be kept in .* set CLIPHELPERS_CACHE to a"):
+        extract_features(raw_pixels(4), pd.DataFrame({"path": paths}), cache=cache)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no limits to set")
 def test_no_space_left_for_features_names_the_file_and_loses_nothing(tmp_path, paths):
     import resource

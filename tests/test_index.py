@@ -640,3 +640,11 @@ def test_faulty_tables(tmp_path, text, message):
     (tmp_path / "names.csv").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         prompt_names(["fig"], tmp_path / "names.csv")
+
+
+@pytest.mark.parametrize("labels", [np.arange(12), ["a", None, "b"], [1.5, "a"]])
+def test_labels_that_are_no_text_are_refused(labels):
+    index = pd.DataFrame({"path": "x.png", "label": labels})
+    for ask in (classes, targets):
+        with pytest.raises(TypeError, match="The index needs labels of nothing but str, not "):
+            ask(index)

@@ -313,3 +313,30 @@ def test_a_map_of_three_pictures(pictures):
     index, X = pictures
     (axis,) = feature_map({"A": X}, index, np.array([0, 1, 40]), "").axes
     assert axis.get_xlabel().startswith("of 2 nearest neighbours 33% share the class")
+
+
+@pytest.mark.parametrize("count", [1, 2, 60])
+def test_a_map_of_copies_or_of_one_picture_is_a_point(pictures, count):
+    """t-SNE cannot place them: it fails, or ends the process."""
+    index, X = pictures
+    (axis,) = feature_map({"A": np.ones_like(X)}, index, np.arange(count), "").axes
+    every = np.concatenate([*places(axis).values()])
+    assert len(every) == count and len(np.unique(every, axis=0)) == 1
+
+
+def test_a_figure_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    figure = plots.plt.figure()
+    plots.save_fig(figure, tmp_path, "some")
+    before = (tmp_path / "pics" / "some.jpg").read_bytes()
+
+    def full(path, content):
+        with open(path, "wb") as file:
+            file.write(content[:9])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    figure.text(0.5, 0.5, "other")
+    with pytest.raises(OSError, match="No space left on device: .*some.jpg"):
+        plots.save_fig(figure, tmp_path, "some")
+    assert [one.name for one in (tmp_path / "pics").iterdir()] == ["some.jpg"]
+    assert (tmp_path / "pics" / "some.jpg").read_bytes() == before

@@ -453,6 +453,9 @@ def test_as_pdf(output, monkeypatch):
 
 def test_what_is_no_run_or_damaged_is_named(output, tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 1
+    assert f"{tmp_path} is no run: it has no run.json" in capsys.readouterr().err
+    (tmp_path / "run.json").write_text("{}")
+    assert main(["report", str(tmp_path)]) == 1
     assert "run.json is no record of a run" in capsys.readouterr().err
     broken = output / "answers" / "03_linear_probe_clip.npz"
     for content in (b"", b"PK\x03\x04 no", broken.read_bytes()[:200]):

@@ -473,3 +473,33 @@ def test_curves_stand_beside_the_results(study, tmp_path):
     head = "experiment,dataset,split,encoder,features,method,shots,seed,fold,chosen,epoch,part"
     assert text.splitlines()[0] == f"{head},loss,accuracy"
     assert text.splitlines()[2].startswith("03_some,tiny-fruits,official,E,joint,fine-tuned ML,2,0")
+
+
+@pytest.mark.parametrize("shots", [[], [0], [2, 0], np.array([-1, 2])])
+def test_a_k_below_one_does_not_mean_all_pictures(study, pixels, shots):
+    with pytest.raises(ValueError, match="k must be from 1 on, but shots are"):
+        study.ask("mean", NearestMean(), pixels, shots=shots)
+
+
+def test_shots_can_be_an_array(study, pixels):
+    study.ask("mean", NearestMean(), pixels, shots=np.array([1, 2]))
+    assert set(study.run().shots) == {1, 2}
+
+
+def test_a_mask_counts_the_pictures_that_it_picks(study):
+    mask = np.arange(len(study.y)) < 8
+    study.add("metric", np.arange(8.0), mask)
+    study.add("same", np.arange(8.0), np.flatnonzero(mask))
+    one, other = study.table()[["value", "low", "high", "n"]].to_numpy()
+    assert one.tolist() == other.tolist() and one[-1] == 8
+
+
+@pytest.mark.parametrize("pair", [["typo", "mean"], ["mean", "typo"]])
+@pytest.mark.parametrize("where", [{}, {"method": "typo"}])
+def test_a_difference_of_what_was_not_asked_is_an_error(study, pixels, pair, where):
+    study.ask("mean", NearestMean(), pixels)
+    study.run()
+    column = "encoder" if where else "method"
+    pair = [pixels.name, pixels.name] if where else pair
+    with pytest.raises(KeyError, match="answers of .* are to .*'typo'"):
+        study.differences(column, pair, **where)

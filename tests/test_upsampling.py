@@ -217,3 +217,8 @@ def test_on_photographs_it_is_a_little_above_bicubic_and_much_sharper():
     assert -0.5 < mean["srgan"]["PSNR (dB)"] - mean["bicubic"]["PSNR (dB)"] < 1.5
     assert mean["srgan"]["SSIM"] > mean["bicubic"]["SSIM"]
     assert mean["srgan"]["sharpness"] > 5 * mean["bicubic"]["sharpness"]
+
+
+def test_one_colour_is_as_sharp_as_itself():
+    flat = np.full((16, 16, 3), 90, np.uint8)
+    assert quality(flat, flat)["sharpness"] == 1

@@ -1,5 +1,7 @@
 """The command ``cliphelpers``: run, report, predict, export, compare, check, extract, download."""
 
+import io
+import os
 import sys
 
 import click
@@ -19,6 +21,8 @@ def main(arguments=None):
         The exit status: 1 after an error, which stderr tells, and where ``check`` found problems; 2
         if the arguments are no such ones.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         return _commands.main(arguments, "cliphelpers", standalone_mode=False) or 0
     except click.ClickException as error:
@@ -56,7 +60,8 @@ def _run(notebooks, data, parameters, output):
     run(notebooks, given | ({} if data is None else {"data": data}), output)
     from cliphelpers.command.report import report  # not before: torch would take memory meanwhile
 
-    click.echo(f"The answer, with tables, figures and executed notebooks, is {report(output)}")
+    page = report(os.path.realpath(output))  # as run resolves it, also "new/../other"
+    click.echo(f"The answer, with tables, figures and executed notebooks, is {page}")
 
 
 @_commands.command("report")
@@ -140,7 +145,6 @@ def _check(data):
     """
     from cliphelpers.command.check import check
 
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name can be no UTF-8
     return 1 if check(data) else 0
 
 

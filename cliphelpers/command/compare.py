@@ -16,6 +16,9 @@ class RunError(ValueError):
 def read_record(folder):
     """What the ``run.json`` of a run says: dict; when, where and by what for each notebook, too."""
     file = Path(folder, "run.json")
+    if not file.exists():
+        todo = "Give the --output of a `cliphelpers run`"
+        raise RunError(f"{folder} is no run: it has no run.json. {todo}")
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         whole = {key: record[key] for key in ("started", "commit")} | record
@@ -68,12 +71,10 @@ def compare(folders):
 
 
 def _results(folder):
-    recorded = Path(folder, "run.json").is_file()
-    files = table_files(folder) if recorded else []
+    files = table_files(folder)
     if not files:
-        lacks = "results/*.csv of a notebook that has ended" if recorded else "run.json"
-        todo = "Give the --output of a `cliphelpers run`"
-        raise RunError(f"{folder} is no run: it has no {lacks}. {todo}")
+        lacks = "results/*.csv of a notebook that has ended"
+        raise RunError(f"{folder} is no run: it has no {lacks}")
     text = dict.fromkeys(_ROWS, str)
     tables = [pd.read_csv(file, dtype=text, keep_default_na=False) for file in files]
     for file, table in zip(files, tables, strict=True):
@@ -108,6 +109,9 @@ def what_differs(folders):
 def _flat(notebooks):
     parts = ["commit", "python", "versions", "hardware", "parameters"]
     kept = {name: {part: one.get(part) for part in parts} for name, one in notebooks.items()}
+    for name, one in notebooks.items():
+        if "pictures" in one:  # however their folder was named
+            kept[name]["parameters"] = one["parameters"] | {"data": one["pictures"]}
     flat = pd.json_normalize(kept, sep=" ").iloc[0] if kept else pd.Series()
     flat = flat[[not name.endswith("parameters output") for name in flat.index]]
     return flat.map(str)

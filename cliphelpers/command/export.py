@@ -1,5 +1,6 @@
 """A classifier that a run has saved, as one ONNX file for other programs."""
 
+import json
 from dataclasses import replace
 
 import torch
@@ -34,7 +35,7 @@ def export(folder, file, encoder=None):
 
     Its input ``pictures`` is uint8 (B, size, size, 3), what ``classifier.encoder.preprocess`` makes
     of pictures (``preprocessing`` in ``card.json`` says how), its output ``probabilities`` float32
-    (B, C), for any B. It computes in 32 bits.
+    (B, C), for any B; its metadata ``classes`` holds their names, in JSON. It computes in 32 bits.
 
     Parameters
     ----------
@@ -65,5 +66,6 @@ def export(folder, file, encoder=None):
             input_names=["pictures"], output_names=["probabilities"],
             dynamic_shapes=[{0: torch.export.Dim("batch")}],
         )  # fmt: skip
+        program.model.metadata_props["classes"] = json.dumps([*map(str, saved.classes_)])
         content = program.model_proto.SerializeToString()
     write_atomically(file, content)

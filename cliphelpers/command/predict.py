@@ -57,7 +57,7 @@ def _pictures(place):
         return find_images(place)
     if not os.path.lexists(place):
         raise FileNotFoundError(f"There is no {place}: give pictures, folders and CSV files")
-    return listed_paths(place) if place.lower().endswith(".csv") else [place]
+    return listed_paths(place) if place.lower().endswith((".csv", ".tsv", ".txt")) else [place]
 
 
 def _describe(classifier, paths):

@@ -14,6 +14,7 @@ import pandas as pd
 
 from cliphelpers import plots
 from cliphelpers.answers import MARGIN, comparable, judge, read_answers, recommend
+from cliphelpers.cache import write_atomically, write_table
 from cliphelpers.command.check import check
 from cliphelpers.command.compare import RunError, read_record, table_files
 from cliphelpers.command.run import NOTEBOOKS, find_notebooks, read_defaults
@@ -62,13 +63,13 @@ def report(output, pdf=False):
     for way in ways:
         way.encoder = _seen_by(way.encoder, way.features)
     split, costs = judge({way.split for way in ways if way.spec}), _costs(ways)
-    costs.to_csv(output / "results" / "costs.csv", index=False, float_format="%.3f")
+    write_table(output / "results" / "costs.csv", costs, float_format="%.3f")
     own = comparable(ways, split)
     for way in own:
         way.cost = costs.set_index("encoder").milliseconds[way.encoder]
     found = recommend(own) if own else None
     if found:
-        _predictions(found, own, index).to_csv(output / "results" / "predictions.csv", index=False)
+        write_table(output / "results" / "predictions.csv", _predictions(found, own, index))
     names = [path.stem for path in find_notebooks()]
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True,
@@ -92,7 +93,7 @@ def report(output, pdf=False):
         "command": _command(record["notebooks"]),
     }
     html = templates.get_template("index.html").render(page)
-    (output / "index.html").write_text(html, encoding="utf-8")
+    write_atomically(output / "index.html", html.encode())
     return _pdf(page, output) if pdf else output / "index.html"
 
 
@@ -100,7 +101,8 @@ def _pdf(page, output):
     import typst  # here, since few ask for it
 
     source, inputs = Path(__file__).with_name("index.typ"), {"page": json.dumps(page)}
-    typst.compile(source, output / "index.pdf", root="/", sys_inputs=inputs)
+    pdf = typst.compile(source, root="/", sys_inputs=inputs)
+    write_atomically(output / "index.pdf", pdf)
     return output / "index.pdf"
 
 
@@ -222,7 +224,7 @@ def _notebooks(output):
     paths = sorted(output.glob("notebooks/*.ipynb"))
     for path in paths:
         html, _ = HTMLExporter().from_filename(str(path))
-        path.with_suffix(".html").write_text(html, encoding="utf-8")
+        write_atomically(path.with_suffix(".html"), html.encode())
     return [path.stem for path in paths]
 
 

@@ -50,18 +50,17 @@ def run(names=(), parameters=None, output="output"):
     ------
     RunError
         Before anything runs: an unknown notebook or parameter, no encoder for a notebook, an
-        output among the pictures or with results of others, an unreadable ``run.json``. Later: a
-        cell failed; what was done is kept.
+        output with results of others, an unreadable ``run.json``. Later: a cell failed; what was
+        done is kept.
     ParameterError, EncoderError
-        Before anything runs: an impossible value, or an encoder that cannot be made.
+        Before anything runs: an impossible value, such as an output among the pictures, or an
+        encoder that cannot be made.
     """
     defaults = {path: read_defaults(path) for path in find_notebooks(names)}
     if "output" in (parameters or {}):
         raise RunError("Say where the output goes by --output, not as a parameter")
     typed = (parameters or {}) | {"output": str(Path(output))}
-    output, data = Path(output).resolve(), str(typed.get("data", ""))
-    if data and os.path.isdir(data) and output.is_relative_to(Path(data).resolve()):
-        raise RunError(f"The output {output} lies in {data}, as if it were pictures: use --output")
+    output = Path(output).resolve()
     _check_names(typed, defaults)
     for name in ("CLIPHELPERS_CACHE", "CLIPHELPERS_FEATURES"):  # notebooks are in another folder
         if (place := os.environ.get(name)) and "://" not in place:
