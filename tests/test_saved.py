@@ -457,6 +457,9 @@ def test_one_onnx_file_says_the_same(study, output, tmp_path, method):
     saved = ch.load_classifier(folder)
     paths = study.index.path[::7]
     pictures = np.stack([saved.encoder.preprocess(Image.open(path)) for path in paths])
-    (P,) = onnxruntime.InferenceSession(file).run(None, {"pictures": pictures})
+    session = onnxruntime.InferenceSession(file)
+    (P,) = session.run(None, {"pictures": pictures})
+    names = session.get_modelmeta().custom_metadata_map["classes"]
+    assert json.loads(names) == list(saved.classes_)
     # the temperature of the tiny network's nearly equal scores makes 1e-6 in them 1e-4 here
     np.testing.assert_allclose(P, saved.predict_proba(list(paths)), atol=5e-4)
