@@ -367,21 +367,20 @@ class Study:
         name : str, optional
             Of the difference; by default "first − second".
         **where
-            Only answers with these values, as in :meth:`answers`.
+            Only answers with these values, as in :meth:`answers`. Where none have the first value
+            of a pair, as where a training was left out, no row is added.
 
         Raises
         ------
         KeyError
-            No answers have the first value of a pair, or none these to compare them with.
+            Answers with the first value have none with the second to compare them with.
         """
         free = [column, "features"] if column == "encoder" else [column]
-        answers = [(dict(zip(WHERE, at, strict=False)), one) for at, one in self._answers.items()]
         for first, second in combinations(values, 2):
-            wanted = where | {column: first}
-            found = [(at, drawn) for at, drawn in answers if wanted.items() <= at.items()]
-            if not found:
-                raise KeyError(f"0 answers of {self.name} are to {wanted}")
-            for at, drawn in found:
+            for at, drawn in list(self._answers.items()):
+                at = dict(zip(WHERE, at, strict=False))
+                if not (where | {column: first}).items() <= at.items():
+                    continue
                 same = {key: value for key, value in at.items() if key not in free}
                 less = []
                 for seed, one in drawn.items():

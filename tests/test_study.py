@@ -492,14 +492,3 @@ def test_a_mask_counts_the_pictures_that_it_picks(study):
     study.add("same", np.arange(8.0), np.flatnonzero(mask))
     one, other = study.table()[["value", "low", "high", "n"]].to_numpy()
     assert one.tolist() == other.tolist() and one[-1] == 8
-
-
-@pytest.mark.parametrize("pair", [["typo", "mean"], ["mean", "typo"]])
-@pytest.mark.parametrize("where", [{}, {"method": "typo"}])
-def test_a_difference_of_what_was_not_asked_is_an_error(study, pixels, pair, where):
-    study.ask("mean", NearestMean(), pixels)
-    study.run()
-    column = "encoder" if where else "method"
-    pair = [pixels.name, pixels.name] if where else pair
-    with pytest.raises(KeyError, match="answers of .* are to .*'typo'"):
-        study.differences(column, pair, **where)
