@@ -583,6 +583,12 @@ def test_notebooks_refuse_it_too_when_they_are_run_by_hand(path, monkeypatch):
                 exec(cells[1], given | {name: [None]})
 
 
+def test_an_output_behind_a_folder_that_is_not_there_is_one_for_run_and_page(notebooks, capsys):
+    assert main(["run", "01", "--output", "new/../out"]) == 0
+    assert (notebooks.parent / "out" / "run.json").exists()
+    assert f" is {notebooks.parent.resolve() / 'out' / 'index.html'}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("output", ["", "results", "../pictures/a/../out"])
 def test_an_output_among_the_pictures_is_refused_whoever_runs_it(tmp_path, output):
     """Else its figures are a class of their own at the next run."""

@@ -412,6 +412,17 @@ def test_predict_s_table_can_lie_in_a_new_folder_but_not_be_one(study, output, t
     assert "is a directory" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv", "list.txt"])
+def test_a_list_with_an_empty_cell_names_its_line(study, output, tmp_path, capsys, name):
+    folder, listed = str(folder_of(output, "means")), tmp_path / name
+    listed.write_text(f"path\tlabel\n{study.index.path[0]}\tx\n")
+    assert main(["predict", folder, str(listed)]) == 0
+    assert capsys.readouterr().out.count(study.index.path[0]) == 1
+    listed.write_text(f"path\tlabel\n{study.index.path[0]}\tx\n \ty\n")
+    assert main(["predict", folder, str(listed)]) == 1
+    assert f"Line 3 of {listed} has no path" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", ["label\nx\n", "path,file\na,b\n"])
 def test_a_list_without_one_column_of_paths_is_refused(output, tmp_path, capsys, content):
     (tmp_path / "list.csv").write_text(content)
